@@ -1,0 +1,253 @@
+"""What a model is to the rest of the world: a `Recipe` (init, step, batch) built from a `Config`."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Pytree = Any
+Batch = Any
+Metrics = dict[str, jax.Array]
+# loss(params, batch, dropout_key, stats) -> (loss, (metrics, new stats)). Key and stats are None if unused.
+LossOut = tuple[jax.Array, tuple[Metrics, Pytree]]
+LossFn = Callable[[Pytree, Batch, jax.Array | None, Pytree], LossOut]
+InitFn = Callable[[jax.Array], tuple[Pytree, Pytree]]
+
+OPTIMIZERS = ("adamw", "adafactor")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+class State(NamedTuple):
+    """Everything a training step reads and returns changed.
+
+    Attributes:
+        step: int32 scalar, the number of steps taken.
+        params: the trained arrays, any pytree.
+        opt_state: the optax state for `params`.
+        key: the random key that dropout draws from; None in a model without dropout.
+        stats: arrays that change without gradients (batch norm's running statistics); None if there are none.
+    """
+
+    step: jax.Array
+    params: Pytree
+    opt_state: Pytree
+    key: jax.Array | None = None
+    stats: Pytree = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The sizes that every family has; each family's own config adds to them.
+
+    Attributes:
+        batch_size: examples in one step's (global) batch.
+        dtype: the dtype to compute in. Parameters are float64 with "float64" and float32 otherwise, so
+            "bfloat16" means the usual mixed precision.
+        optimizer: "adamw" or "adafactor".
+        learning_rate: constant step size.
+    """
+
+    batch_size: int = 16
+    dtype: str = "float32"
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+
+    @property
+    def compute_dtype(self) -> np.dtype:
+        """The dtype of activations and matrix products."""
+        return jnp.dtype(self.dtype)
+
+    @property
+    def param_dtype(self) -> np.dtype:
+        """The dtype of parameters, optimizer state and floating inputs: at least float32."""
+        return jnp.promote_types(self.compute_dtype, jnp.float32)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Something that can be trained, at given sizes.
+
+    Attributes:
+        name: family and preset, such as "gpt:toy".
+        summary: one line on the architecture.
+        source: the paper the architecture or its sizes come from.
+        config: the sizes it was built with.
+        init: key -> `State`.
+        step: (state, batch) -> (state, metrics), a plain single-device training step.
+        batch: seed -> a batch of numpy arrays; the same seed gives the same batch.
+        batch_spec: the batch's pytree with `jax.ShapeDtypeStruct` leaves.
+    """
+
+    name: str
+    summary: str
+    source: str
+    config: Config
+    init: Callable[[jax.Array], State]
+    step: Callable[[State, Batch], tuple[State, Metrics]]
+    batch: Callable[[int], Batch]
+    batch_spec: Batch
+
+    def abstract(self) -> tuple[State, Batch]:
+        """The step's arguments as `jax.ShapeDtypeStruct`s: no array is made, whatever the size.
+
+        Example:
+            >>> from autopar.models import get
+            >>> state, batch = get("gpt", preset="39b").abstract()
+            >>> batch["tokens"].shape
+            (1024, 1024)
+        """
+        return jax.eval_shape(self.init, jax.random.key(0)), self.batch_spec
+
+    def parameter_count(self) -> int:
+        """Number of trained scalars, counted without making any."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract()[0].params))
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the registry: presets, and how to build a recipe from a config.
+
+    Attributes:
+        name: registry name.
+        summary: one line on the architecture.
+        source: the paper.
+        presets: preset name -> config.
+        make: (family, preset name, config) -> recipe.
+    """
+
+    name: str
+    summary: str
+    source: str
+    presets: Mapping[str, Config]
+    make: Callable[["Family", str, Any], Recipe]
+
+    def __call__(self, preset: str = "toy", **sizes: Any) -> Recipe:
+        """Builds the recipe of a preset, with any of its sizes replaced.
+
+        Args:
+            preset: a key of `presets`.
+            **sizes: fields of the family's config, such as `layers`, `batch_size`, `dtype` or `optimizer`.
+
+        Returns:
+            The recipe.
+
+        Raises:
+            ValueError: for an unknown preset, size, optimizer or dtype, naming the nearest that exist.
+        """
+        if preset not in self.presets:
+            raise ValueError(unknown(f"preset of {self.name!r}", preset, self.presets))
+        default = self.presets[preset]
+        known = [field.name for field in dataclasses.fields(default)]
+        for size in sizes:
+            if size not in known:
+                raise ValueError(unknown(f"size of {self.name!r}", size, known))
+        if isinstance(dtype := sizes.get("dtype"), type | np.dtype):
+            sizes["dtype"] = jnp.dtype(dtype).name
+        config = dataclasses.replace(default, **sizes)
+        check_config(self.name, config)
+        return self.make(self, preset if config == default else f"{preset} (changed)", config)
+
+
+def unknown(kind: str, asked: object, known: Iterable[str]) -> str:
+    """The text of an error about a name that is not in a table, nearest names first."""
+    names = list(known)
+    near = difflib.get_close_matches(str(asked), names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"unknown {kind}: {asked!r}; {hint}There are: {', '.join(names)}"
+
+
+def check_config(family: str, config: Config) -> None:
+    """Refuses a config that no model could be built from."""
+    if config.optimizer not in OPTIMIZERS:
+        raise ValueError(unknown("optimizer", config.optimizer, OPTIMIZERS))
+    if config.dtype not in DTYPES:
+        raise ValueError(unknown("dtype", config.dtype, DTYPES))
+    if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            f"{family}: dtype='float64' was asked for, but JAX computes in float32 now; call "
+            "jax.config.update('jax_enable_x64', True) first"
+        )
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise ValueError(f"{family}: {field.name} must be at least 1, got {value}")
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """AdamW or Adafactor, after clipping by the global norm.
+
+    Adafactor (Shazeer & Stern 2018) keeps a row and a column of second moments for each matrix. optax does so
+    only from 128 rows and columns; here it is from 8, so that the toy presets have factored state too.
+    """
+    if config.optimizer == "adafactor":
+        inner = optax.adafactor(config.learning_rate, min_dim_size_to_factor=8)
+    else:
+        inner = optax.adamw(config.learning_rate, b1=0.9, b2=0.95, weight_decay=0.01)
+    return optax.chain(optax.clip_by_global_norm(1.0), inner)
+
+
+def make_recipe(
+    family: Family,
+    preset: str,
+    config: Config,
+    *,
+    init: InitFn,
+    loss: LossFn,
+    batch: Callable[[int], Batch],
+    batch_spec: Batch,
+    dropout: bool = False,
+) -> Recipe:
+    """Joins a model's init and loss to the optimizer: the one training step of the whole zoo.
+
+    Args:
+        family: the registry row.
+        preset: what to call these sizes.
+        config: the sizes.
+        init: key -> (params, stats).
+        loss: (params, batch, dropout key, stats) -> (loss, (metrics, stats)).
+        batch: seed -> batch.
+        batch_spec: the batch's shapes and dtypes.
+        dropout: whether the state carries a random key, split at each step.
+
+    Returns:
+        The recipe.
+    """
+    tx = optimizer(config)
+
+    def init_state(key: jax.Array) -> State:
+        params_key, dropout_key = jax.random.split(key)
+        params, stats = init(params_key)
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=tx.init(params),
+            key=dropout_key if dropout else None,
+            stats=stats,
+        )
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key, dropout_key = (None, None) if state.key is None else jax.random.split(state.key)
+        (value, (metrics, stats)), grads = jax.value_and_grad(loss, has_aux=True)(
+            state.params, batch, dropout_key, state.stats
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new_state = State(step=state.step + 1, params=params, opt_state=opt_state, key=key, stats=stats)
+        return new_state, {"loss": value, "grad_norm": optax.global_norm(grads), **metrics}
+
+    return Recipe(
+        name=f"{family.name}:{preset}",
+        summary=family.summary,
+        source=family.source,
+        config=config,
+        init=jax.jit(init_state),
+        step=train_step,
+        batch=batch,
+        batch_spec=batch_spec,
+    )
