@@ -1,0 +1,9 @@
+"""Where it runs: devices, the hierarchy of links between them, and logical meshes over them. No jax."""
+
+from autopar.mesh.cluster import Cluster
+from autopar.mesh.device import Device
+from autopar.mesh.links import AxisLinks, Crossing, Level
+from autopar.mesh.logical import LogicalMesh
+from autopar.mesh.presets import PRESETS, Preset
+
+__all__ = ["PRESETS", "AxisLinks", "Cluster", "Crossing", "Device", "Level", "LogicalMesh", "Preset"]

@@ -1,0 +1,106 @@
+"""Links: the levels of a cluster's hierarchy, and the part of it that a mesh axis crosses."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from autopar.errors import ClusterError
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of the link hierarchy.
+
+    Attributes:
+      name: what the links join: ``device`` (devices in a host), ``host``, ``pod``, ``site``.
+      size: number of children joined at this level.
+      latency_s: fixed time of one collective over this level, whatever its size.
+      bytes_per_s: bandwidth per direction that each *device* has through this level while all of them
+        communicate: for hosts, the host's network bandwidth divided by its devices.
+    """
+
+    name: str
+    size: int
+    latency_s: float
+    bytes_per_s: float
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ClusterError(f"level {self.name!r} joins {self.size} children; it must be 1 or more")
+        if not 0 <= self.latency_s < math.inf:
+            raise ClusterError(f"level {self.name!r} has latency_s = {self.latency_s}; it must be 0 or more")
+        if not self.bytes_per_s > 0:
+            raise ClusterError(f"level {self.name!r} has bytes_per_s = {self.bytes_per_s}; it must be positive")
+
+
+class Crossing(NamedTuple):
+    """The part of a mesh axis that lies on one level of links.
+
+    Attributes:
+      size: number of children of that level that the axis joins, over 1.
+      latency_s: fixed time of one collective over the level.
+      bytes_per_s: bandwidth per device and direction through the level.
+    """
+
+    size: int
+    latency_s: float
+    bytes_per_s: float
+
+
+class AxisLinks(NamedTuple):
+    """One axis of a logical mesh.
+
+    Attributes:
+      size: number of devices along the axis.
+      levels: the levels that it crosses, innermost first; empty for size 1. Their sizes multiply to ``size``
+        where mesh and levels align, and to more (a pessimistic price) where they do not.
+    """
+
+    size: int
+    levels: tuple[Crossing, ...]
+
+
+@functools.lru_cache(maxsize=10_000)
+def axis_links(links: tuple[tuple[int, float, float], ...], size: int, stride: int) -> AxisLinks:
+    """The levels that an axis of ``size`` devices, ``stride`` device ids apart, crosses.
+
+    Args:
+      links: every level of the cluster as (size, latency_s, bytes_per_s), innermost first.
+      size: devices along the axis.
+      stride: product of the sizes of the inner axes.
+
+    >>> axis_links(((8, 1e-6, 1e9), (2, 1e-5, 1e8)), 4, 4)
+    AxisLinks(size=4, levels=(Crossing(size=2, latency_s=1e-06, bytes_per_s=1000000000.0), \
+Crossing(size=2, latency_s=1e-05, bytes_per_s=100000000.0)))
+    """
+    found, inner = [], 1
+    for children, latency_s, bytes_per_s in links:
+        crossed = _crossed(math.prod(s for s, _, _ in links), size, stride, inner, inner * children)
+        if crossed > 1:
+            found.append(Crossing(crossed, latency_s, bytes_per_s))
+        inner *= children
+    return AxisLinks(size, tuple(found))
+
+
+def _crossed(devices: int, size: int, stride: int, inner: int, outer: int) -> int:
+    """Children (blocks of ``inner`` ids) of one parent (block of ``outer``) on one line of the axis, at most.
+
+    Where blocks and strides divide each other, every line is alike and the count is an overlap of intervals;
+    else the lines are walked.
+    """
+    span = size * stride
+    if all(a % b == 0 or b % a == 0 for a in (stride, span) for b in (inner, outer)):
+        low, high = max(stride, inner), min(span, outer)
+        return max(1, high // low)
+    lines = (start + offset for start in range(0, devices, span) for offset in range(stride))
+    return max(_most_children(range(base, base + span, stride), inner, outer) for base in lines)
+
+
+def _most_children(ids: range, inner: int, outer: int) -> int:
+    children: dict[int, set[int]] = {}
+    for i in ids:
+        children.setdefault(i // outer, set()).add(i // inner)
+    return max(len(blocks) for blocks in children.values())
