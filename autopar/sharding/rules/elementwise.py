@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from autopar.ir import Rule, Value
 from autopar.sharding.rules.site import FLOATS, Factors, Site, letter, linear_groups
@@ -47,7 +47,7 @@ def elementwise(linear: str = "", flops: float = 1.0) -> Callable[[Site], Rule]:
             return [out[d] if n == shape[d] else () for d, n in enumerate(v.shape)]
 
         n = len(site.operands)
-        groups = {
+        groups: Sequence[Iterable[int]] = {
             ALONE: [(i,) for i in range(n)],
             JOINT: [range(n)],
             FIRST: [(0,)],
@@ -69,21 +69,22 @@ def div(site: Site) -> Rule:
 
 
 def each(site: Site) -> Rule:
-    """n operands are n results unchanged, each with factors of its own (``optimization_barrier``)."""
+    """Every operand is a result unchanged, each with factors of its own (``optimization_barrier``)."""
     f = Factors()
     many = len(site.operands) > 1
     dims = [
         [f.new(letter(d) + (str(i) if many else ""), n) for d, n in enumerate(v.shape)]
         for i, v in enumerate(site.operands)
     ]
-    return f.rule(dims, dims)
+    # Of several, all would have to be partial sums at once: no reader wants that.
+    return f.rule(dims, dims, () if many else linear_groups(site, (0,)))
 
 
 def bitcast(site: Site) -> Rule:
     """Elementwise at equal width; otherwise the last dim of the wider-ranked side is the pieces of one element."""
     (x,), (y,) = site.operands, site.results
     f = Factors()
-    shared = [f.new(letter(d), n) for d, n in enumerate(min(x.shape, y.shape, key=len))]
+    shared = [f.new(letter(d), n) for d, n in enumerate(x.shape if len(x.shape) < len(y.shape) else y.shape)]
 
     def dims(v: Value) -> list[tuple[int, ...]]:
         return shared if len(v.shape) == len(shared) else [*shared, f.whole("bits", v.shape[-1])]

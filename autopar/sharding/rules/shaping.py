@@ -180,3 +180,28 @@ def _resized(old: Sequence[int], new: Sequence[int], whole: Sequence[bool]) -> t
     ins = [f.new(letter(d), n, _kind(w)) for d, (n, w) in enumerate(zip(old, whole, strict=True))]
     outs = [f.whole(f"{letter(d)}r", m) if w else ins[d] for d, (m, w) in enumerate(zip(new, whole, strict=True))]
     return ins, outs, f
+
+
+def stack(site: Site) -> Rule:
+    """Operands side by side along a new, whole dim; jointly linear."""
+    axis = site.params["axis"]
+    f = Factors()
+    part = [f.new(letter(d), n) for d, n in enumerate(site.operands[0].shape)]
+    out = [*part[:axis], f.whole("stack", len(site.operands)), *part[axis:]]
+    return f.rule([part] * len(site.operands), [out], linear_groups(site, range(len(site.operands))))
+
+
+def unstack(site: Site) -> Rule:
+    """The inverse of :func:`stack`."""
+    axis = site.params["axis"]
+    f = Factors()
+    dims = [(f.whole if d == axis else f.new)(letter(d), n) for d, n in enumerate(site.operands[0].shape)]
+    return f.rule([dims], [[*dims[:axis], *dims[axis + 1 :]]] * len(site.results), linear_groups(site, (0,)))
+
+
+def tile(site: Site) -> Rule:
+    """Repeats are a free factor, major to the repeated dim."""
+    f = Factors()
+    ins = [f.new(letter(d), n) for d, n in enumerate(site.operands[0].shape)]
+    out = [f.new(f"{letter(d)}_rep", n, Kind.FREE) + ins[d] for d, n in enumerate(site.params["reps"])]
+    return f.rule([ins], [out], linear_groups(site, (0,)))
