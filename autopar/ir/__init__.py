@@ -1,7 +1,24 @@
 """What runs: graphs of ops, and the factor rule of each op. Plain data, no jax."""
 
 from autopar.ir.graph import Graph, Loop, Op, Step, Value, Where, item_bytes
+from autopar.ir.ports import PortGroup, region_ports
 from autopar.ir.rule import Dims, Factor, Kind, Reduce, Rule
 from autopar.ir.verify import verify
 
-__all__ = ["Dims", "Factor", "Graph", "Kind", "Loop", "Op", "Reduce", "Rule", "Step", "Value", "Where", "item_bytes", "verify"]
+__all__ = [
+    "Dims",
+    "Factor",
+    "Graph",
+    "Kind",
+    "Loop",
+    "Op",
+    "PortGroup",
+    "Reduce",
+    "Rule",
+    "Step",
+    "Value",
+    "Where",
+    "item_bytes",
+    "region_ports",
+    "verify",
+]

@@ -79,8 +79,8 @@ def actions(rule: Rule) -> tuple[Action, ...]:
             outs = [partial if p == REPLICATED else p for p in outs]
         found.append(Action(factor.name, index, tuple(ins), tuple(outs)))
     for group in rule.linear:
-        ins = tuple(SUM if i in group else REPLICATED for i in range(n_in))
-        found.append(Action("+" + ",".join(map(str, group)), None, ins, (SUM,) * n_out))
+        through = tuple(SUM if i in group else REPLICATED for i in range(n_in))
+        found.append(Action("+" + ",".join(map(str, group)), None, through, (SUM,) * n_out))
     return tuple(found)
 
 

@@ -1,0 +1,26 @@
+"""The waist: a plan is written by planners and read by everything below them."""
+
+from autopar.plan.facts import (
+    FORMAT,
+    Argument,
+    Certificate,
+    CollectiveRecord,
+    MeshAxis,
+    PlanFacts,
+    RunnerUp,
+)
+from autopar.plan.serialize import from_json, load, save, to_json
+
+__all__ = [
+    "FORMAT",
+    "Argument",
+    "Certificate",
+    "CollectiveRecord",
+    "MeshAxis",
+    "PlanFacts",
+    "RunnerUp",
+    "from_json",
+    "load",
+    "save",
+    "to_json",
+]

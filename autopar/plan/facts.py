@@ -1,0 +1,180 @@
+"""What was decided, and what it is predicted to cost. Facts only: a plan holds no option and no jax.
+
+Planners (the ILP, a baseline, a person with an editor) write plans; lowering, reports and diffs read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from autopar.sharding.layout import Layout, Move
+
+FORMAT = 1
+"""Version of the plan file; readers accept this and older ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeshAxis:
+    """One axis of the logical device mesh: its name and number of devices."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A flat argument or result of the step.
+
+    Attributes:
+      name: its path, ``state.params['w']``.
+      shape: global shape.
+      dtype: dtype name.
+      layout: placement on each mesh axis.
+      kind: ``parameter``, ``optimizer``, ``state``, ``batch``, ``constant``, ``output``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Layout
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveRecord:
+    """A planned collective; equal ones are counted together.
+
+    Attributes:
+      kind: XLA's name, ``all-reduce``.
+      axes: names of the mesh axes it runs over.
+      bytes: bytes on one device of the larger of operand and result, of one execution.
+      count: executions per step.
+      sites: how many times it stands in the program (a loop body's stands once).
+      seconds: predicted time of all executions together.
+      phase: ``forward``, ``backward`` or ``update``.
+      where: scope and user line of the op that needs it.
+      cause: what changes, ``P(sum)->S0``, or ``halo``.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    bytes: int
+    count: int
+    sites: int
+    seconds: float
+    phase: str
+    where: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """How far the plan can be from the optimum of its program.
+
+    Attributes:
+      status: ``optimal`` (within the gap asked for), ``time limit`` or ``given`` (not searched).
+      objective_s: predicted step time of the plan, seconds.
+      bound_s: proven lower bound on the program's optimum, seconds.
+      gap: ``(objective - bound) / objective``.
+      solver: name of the solver.
+      folding: ``exact`` or ``grouped`` (see planner.fold).
+      tied: repeated layers were tied.
+      variables, constraints: size of the program.
+      build_s, solve_s: wall time of construction and of solving.
+    """
+
+    status: str
+    objective_s: float
+    bound_s: float
+    gap: float
+    solver: str
+    folding: str = "exact"
+    tied: bool = False
+    variables: int = 0
+    constraints: int = 0
+    build_s: float = 0.0
+    solve_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerUp:
+    """Another mesh shape that was considered."""
+
+    mesh: tuple[int, ...]
+    step_s: float
+    peak_bytes: int
+    status: str
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """A plan.
+
+    Attributes:
+      name: the step function.
+      strategy: ``auto`` or the restricted strategy.
+      fingerprint: of the graph it was made for.
+      cluster: the cluster as data (``Cluster.to_dict``).
+      mesh: logical mesh axes, outermost first.
+      arguments, results: flat inputs (constants last) and outputs, with their layouts.
+      ops: op id -> action per mesh axis.
+      layouts: value id -> layout as made, for values not made by an op with a strategy: inputs, constants,
+        region inputs and results of region ops.
+      moves: value id -> conversions in executable order, each from a layout that exists by then.
+      step_s, compute_s, communication_s: predicted seconds per step; the first is the sum of the others.
+      peak_bytes: predicted peak memory of one device.
+      memory: bytes at the peak by kind.
+      collectives: what is communicated.
+      certificate: proof of quality.
+      runners_up: other mesh shapes, best first.
+      warnings: what the user should know.
+    """
+
+    name: str
+    strategy: str
+    fingerprint: str
+    cluster: Mapping[str, object] = field(repr=False)
+    mesh: tuple[MeshAxis, ...]
+    arguments: tuple[Argument, ...] = field(repr=False)
+    results: tuple[Argument, ...] = field(repr=False)
+    ops: Mapping[int, tuple[str, ...]] = field(repr=False)
+    layouts: Mapping[int, Layout] = field(repr=False)
+    moves: Mapping[int, tuple[tuple[Layout, Move], ...]] = field(repr=False)
+    step_s: float
+    compute_s: float
+    communication_s: float
+    peak_bytes: int
+    memory: Mapping[str, int]
+    collectives: tuple[CollectiveRecord, ...] = field(repr=False)
+    certificate: Certificate
+    runners_up: tuple[RunnerUp, ...] = field(default=(), repr=False)
+    warnings: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def gap(self) -> float:
+        """Relative distance to the proven bound; 0 means proven optimal."""
+        return self.certificate.gap
+
+    @property
+    def mesh_shape(self) -> tuple[int, ...]:
+        """Sizes of the mesh axes."""
+        return tuple(a.size for a in self.mesh)
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Names of the mesh axes."""
+        return tuple(a.name for a in self.mesh)
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        n = 1
+        for axis in self.mesh:
+            n *= axis.size
+        return n
+
+    @property
+    def collective_bytes(self) -> int:
+        """Bytes handed to collectives per device and step."""
+        return sum(c.bytes * c.count for c in self.collectives)

@@ -1,0 +1,7 @@
+"""Choose: from a step and a cluster to a plan, by integer programming. No jax."""
+
+from autopar.planner.options import BACKENDS, STRATEGIES, Options
+from autopar.planner.search import plan_step
+from autopar.planner.shortage import ShortageError
+
+__all__ = ["BACKENDS", "STRATEGIES", "Options", "ShortageError", "plan_step"]

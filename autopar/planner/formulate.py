@@ -1,0 +1,286 @@
+"""The integer program.
+
+Sets. A *node* n chooses one of its options i (a strategy of an op, a layout of an argument; followers and
+tied repeats ride along). A *bundle* b is a class of values with one maker and the same readers; it occurs
+``times(b)`` times per step. Its layouts L and moves A (single-axis collectives and slices) form the
+conversion graph. A *reader* r of b wants some layout of it.
+
+Variables::
+
+    s[n,i] in {0,1}       node n takes option i                                (choose)
+    f[b,r,a] >= 0         reader r's copy of b passes over move a              (flow)
+    g[b,a] >= 0           move a of b is performed, for whichever reader       (flow)
+
+Minimise::
+
+    sum_n,i  seconds(n,i) s[n,i]  +  sum_b,a  times(b) seconds(a) g[b,a]       (choose, flow)
+
+subject to::
+
+    sum_i s[n,i] = 1                                        for each node       (choose)
+    made(b,l) + sum_{a into l} f = wanted(b,r,l) + sum_{a out of l} f
+                                                for each bundle, reader, l      (flow)
+    f[b,r,a] <= g[b,a]                          where b has several readers     (flow)
+    sum_{values live at p} bytes <= budget      for each binding point p        (limit_memory)
+
+``made(b,l)`` is the sum of the maker's variables whose options make b in layout l; ``wanted`` likewise.
+So a conversion is a path, shared pieces of paths are paid once, and with one reader (f = g) the flow is a
+shortest-path problem whose relaxation is integral.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pulp
+
+from autopar.ir import Value
+from autopar.planner.atoms import Atoms
+from autopar.planner.classes import Classes
+from autopar.planner.conversion import Conversions
+from autopar.planner.fold import Nodes
+from autopar.planner.weigh import Weigher
+from autopar.sharding.layout import SUM, Layout, Move
+
+Terms = dict[pulp.LpVariable, float]
+Marginal = dict[Layout, list[int]]  # layout -> options of a node
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Values with one maker and the same readers.
+
+    Attributes:
+      value: a representative.
+      maker: (class, result slot).
+      readers: (class, operand slot) pairs, distinct.
+      times: executions per step, summed over the values.
+      members: the value ids.
+    """
+
+    value: Value
+    maker: tuple[int, int]
+    readers: tuple[tuple[int, int], ...]
+    times: float
+    members: tuple[int, ...]
+
+
+@dataclass
+class Formulation:
+    """The program and the meaning of its variables."""
+
+    problem: pulp.LpProblem
+    choice: dict[int, list[pulp.LpVariable]]  # root -> variables, one per option
+    bundles: list[Bundle]
+    atoms: Atoms
+    classes: Classes
+    nodes: Nodes
+    points: dict[int, tuple[Terms, float]] = field(default_factory=dict)  # position -> (bytes, limit)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(variables, constraints)."""
+        return self.problem.numVariables(), self.problem.numConstraints()
+
+    def lift(self, option: Mapping[int, int]) -> tuple[int, ...]:
+        """From an option per root back to a choice per atom."""
+        chosen = []
+        for c in self.classes.of:
+            root, table = self.nodes.follow[c]
+            chosen.append(table[option[root]])
+        return tuple(chosen)
+
+    def limit_memory(self, position: int, live: Mapping[int, Mapping[Layout, float]], limit: float) -> None:
+        """Constrain the bytes of the values held at a position: value id -> bytes in each layout.
+
+        A second call for a position replaces its limit.
+        """
+        terms = self._bytes_at(live)
+        self.points[position] = (terms, limit)
+        name = f"memory_{position}"
+        self.problem.constraints.pop(name, None)
+        scale = max(limit, 1.0)
+        scaled = pulp.LpAffineExpression({v: n / scale for v, n in terms.items()})
+        self.problem.addConstraint(pulp.LpConstraint(scaled, pulp.LpConstraintLE, name, limit / scale))
+
+    def _bytes_at(self, live: Mapping[int, Mapping[Layout, float]]) -> Terms:
+        terms: Terms = {}
+        for v, nbytes in live.items():
+            maker, slot = self.atoms.producer[v]
+            root, table = self.nodes.follow[self.classes.of[maker]]
+            choices = self.atoms.atoms[maker].choices
+            for k, own in enumerate(table):
+                size = nbytes[choices[own].results[slot]]
+                variable = self.choice[root][k]
+                terms[variable] = terms.get(variable, 0.0) + size
+        return terms
+
+    def within(self, position: int, option: Mapping[int, int]) -> bool:
+        """Whether options keep the memory limit at a position."""
+        terms, limit = self.points[position]
+        chosen = {self.choice[root][k] for root, k in option.items()}
+        return sum(n for variable, n in terms.items() if variable in chosen) <= limit * (1 + 1e-9)
+
+
+def bundle_values(atoms: Atoms, classes: Classes) -> list[Bundle]:
+    """Group values by maker and readers."""
+    groups: dict[object, list[int]] = {}
+    for v, (maker, slot) in atoms.producer.items():
+        readers = tuple(sorted({(classes.of[r], k) for r, k in atoms.readers.get(v, ())}))
+        if readers:
+            groups.setdefault((classes.of[maker], slot, readers), []).append(v)
+    values = atoms.step.graph.values
+    return [
+        Bundle(values[ids[0]], key[:2], key[2], sum(atoms.frequency[v] for v in ids), tuple(ids))  # type: ignore[index]
+        for key, ids in groups.items()
+    ]
+
+
+def formulate(
+    atoms: Atoms,
+    classes: Classes,
+    nodes: Nodes,
+    weigher: Weigher,
+    conversions: Conversions,
+) -> Formulation:
+    """Build the program."""
+    problem = pulp.LpProblem("layouts", pulp.LpMinimize)
+    builder = _Builder(atoms, classes, nodes, weigher, conversions)
+    builder.choose()
+    bundles = bundle_values(atoms, classes)
+    for index, bundle in enumerate(bundles):
+        builder.flow(index, bundle)
+    problem.setObjective(pulp.LpAffineExpression(builder.objective))
+    for terms, sense, right, name in builder.rows:
+        problem.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, right))
+    return Formulation(problem, builder.choice, bundles, atoms, classes, nodes)
+
+
+class _Builder:
+    def __init__(
+        self, atoms: Atoms, classes: Classes, nodes: Nodes, weigher: Weigher, conversions: Conversions
+    ) -> None:
+        self.atoms = atoms
+        self.classes = classes
+        self.nodes = nodes
+        self.weigher = weigher
+        self.conversions = conversions
+        self.choice: dict[int, list[pulp.LpVariable]] = {}
+        self.objective: Terms = {}
+        self.rows: list[tuple[Terms, int, float, str]] = []
+
+    def choose(self) -> None:
+        """One option per node, at its seconds."""
+        for root, group in self.nodes.groups.items():
+            options = len(self.nodes.follow[root][1])
+            cost = [0.0] * options
+            for c in group:
+                members = self.classes.members[c]
+                atom = self.atoms.atoms[members[0]]
+                runs = sum(self.atoms.atoms[m].frequency for m in members)
+                seconds = self.weigher.seconds(atom)
+                for k, own in enumerate(self.nodes.follow[c][1]):
+                    cost[k] += runs * seconds[own]
+            variables = [pulp.LpVariable(f"s_{root}_{k}", 0, 1, pulp.LpInteger) for k in range(options)]
+            self.choice[root] = variables
+            for variable, seconds_k in zip(variables, cost, strict=True):
+                if seconds_k:
+                    self.objective[variable] = seconds_k
+            self.rows.append((dict.fromkeys(variables, 1.0), pulp.LpConstraintEQ, 1.0, f"one_{root}"))
+
+    def marginal(self, c: int, slot: int, *, made: bool) -> tuple[int, Marginal]:
+        """Root of a class, and for each layout of a slot the root options that give it."""
+        root, table = self.nodes.follow[c]
+        choices = self.atoms.atoms[self.classes.members[c][0]].choices
+        found: Marginal = {}
+        for k, own in enumerate(table):
+            layout = choices[own].results[slot] if made else choices[own].operands[slot]
+            found.setdefault(layout, []).append(k)
+        return root, found
+
+    def flow(self, index: int, bundle: Bundle) -> None:
+        """Conversions of one bundle to what its readers want."""
+        maker, made = self.marginal(*bundle.maker, made=True)
+        wants: dict[object, tuple[int, Marginal]] = {}
+        for c, slot in bundle.readers:
+            reader, wanted = self.marginal(c, slot, made=False)
+            if reader == maker and wanted == made:
+                continue
+            wants[(reader, tuple((x, tuple(k)) for x, k in wanted.items()))] = (reader, wanted)
+        if not wants:
+            return
+        shared: dict[tuple[Layout, Move], pulp.LpVariable] | None = {} if len(wants) > 1 else None
+        for r, (reader, wanted) in enumerate(wants.values()):
+            self._reader(index, bundle, (maker, made), (reader, wanted), r, shared)
+
+    def _reader(
+        self,
+        index: int,
+        bundle: Bundle,
+        maker: tuple[int, Marginal],
+        reader: tuple[int, Marginal],
+        r: int,
+        shared: dict[tuple[Layout, Move], pulp.LpVariable] | None,
+    ) -> None:
+        useful = self._useful(bundle.value, maker[1], reader[1])
+        balance: dict[Layout, Terms] = {}
+        for layout, options in maker[1].items():
+            row = balance.setdefault(layout, {})
+            for k in options:
+                row[self.choice[maker[0]][k]] = 1.0
+        for layout, options in reader[1].items():
+            row = balance.setdefault(layout, {})
+            for k in options:
+                variable = self.choice[reader[0]][k]
+                row[variable] = row.get(variable, 0.0) - 1.0
+        for n, (src, move, dst, seconds) in enumerate(useful):
+            f = pulp.LpVariable(f"f_{index}_{r}_{n}", 0, 1)
+            cost = seconds * bundle.times
+            if shared is None:
+                self.objective[f] = cost
+            else:
+                g = shared.get((src, move))
+                if g is None:
+                    g = shared[src, move] = pulp.LpVariable(f"g_{index}_{len(shared)}", 0, 1)
+                    self.objective[g] = cost
+                self.rows.append(({f: 1.0, g: -1.0}, pulp.LpConstraintLE, 0.0, f"pay_{index}_{r}_{n}"))
+            balance.setdefault(src, {})[f] = -1.0
+            balance.setdefault(dst, {})[f] = 1.0
+        for n, row in enumerate(balance.values()):
+            terms = {variable: a for variable, a in row.items() if a}
+            if terms:
+                self.rows.append((terms, pulp.LpConstraintEQ, 0.0, f"bal_{index}_{r}_{n}"))
+
+    def _useful(
+        self, value: Value, made: Iterable[Layout], wanted: Iterable[Layout]
+    ) -> list[tuple[Layout, Move, Layout, float]]:
+        """Arcs on some path from a made layout to a wanted one.
+
+        Paths never enter a partial sum that no reader of the bundle wants, nor split further on an axis only
+        to come back.
+        """
+        wanted = set(wanted)
+        keep_sum = any(p == SUM for x in wanted for p in x)
+        forward: dict[Layout, list[tuple[Layout, Move, Layout, float]]] = {}
+        todo, seen = list(made), set(made)
+        backward: dict[Layout, list[Layout]] = {}
+        while todo:
+            src = todo.pop()
+            out = []
+            for move, dst, seconds in self.conversions.outgoing(value, src):
+                if move.dst == SUM and not keep_sum:
+                    continue
+                out.append((src, move, dst, seconds))
+                backward.setdefault(dst, []).append(src)
+                if dst not in seen:
+                    seen.add(dst)
+                    todo.append(dst)
+            forward[src] = out
+        reach, todo = set(wanted & seen), list(wanted & seen)
+        while todo:
+            for src in backward.get(todo.pop(), ()):
+                if src not in reach:
+                    reach.add(src)
+                    todo.append(src)
+        return [arc for src, arcs in forward.items() if src in reach for arc in arcs if arc[2] in reach]

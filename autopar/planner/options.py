@@ -1,0 +1,65 @@
+"""What a user may ask of the planner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from autopar.errors import OptionError, nearest
+from autopar.planner.solve import SOLVERS
+
+STRATEGIES = ("auto", "data", "fsdp", "megatron", "expert")
+BACKENDS = ("shard_map", "gspmd")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to plan and run.
+
+    Attributes:
+      strategy: ``auto`` searches everything; ``data``, ``fsdp``, ``megatron`` and ``expert`` search only what
+        people mean by those words.
+      mesh: logical mesh shape, such as ``(2, 4)``; None tries every factorisation of the device count.
+      max_axes: the most axes a tried mesh may have.
+      memory_bytes: budget of one device; None is the device's own memory.
+      hints: argument path pattern (``fnmatch``) -> one placement per mesh axis, such as ``"S0,R"``.
+      divide_work: forbid repeating a matrix product or convolution on several devices where it can be divided.
+      solver: ``highs`` or ``cbc``.
+      time_limit_s: wall time for the solver, over all mesh shapes; the best plan so far is kept.
+      mip_gap: relative distance to the proven bound at which the solver may stop.
+      tie_above: tie repeated layers when a step has more ops than this.
+      backend: ``shard_map`` runs exactly the planned collectives; ``gspmd`` hands XLA the layouts.
+    """
+
+    strategy: str = "auto"
+    mesh: tuple[int, ...] | None = None
+    max_axes: int = 3
+    memory_bytes: float | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
+    divide_work: bool = False
+    solver: str = "highs"
+    time_limit_s: float = 120.0
+    mip_gap: float = 1e-3
+    tie_above: int = 1500
+    backend: str = "shard_map"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("strategy", self.strategy, STRATEGIES),
+            ("solver", self.solver, SOLVERS),
+            ("backend", self.backend, BACKENDS),
+        ):
+            if value not in known:
+                raise OptionError(f"unknown {name} {value!r}: {nearest(str(value), known)}")
+        if self.mesh is not None:
+            mesh = tuple(self.mesh)
+            if not mesh or any(not isinstance(n, int) or n < 1 for n in mesh):
+                raise OptionError(f"mesh must be a tuple of positive ints such as (2, 4); found {self.mesh!r}.")
+            object.__setattr__(self, "mesh", mesh)
+        if not 1 <= self.max_axes <= 4:
+            raise OptionError(f"max_axes must be 1 to 4; found {self.max_axes}.")
+        if self.memory_bytes is not None and not self.memory_bytes > 0:
+            raise OptionError(f"memory_bytes must be positive; found {self.memory_bytes}.")
+        if not self.time_limit_s > 0 or math.isnan(self.time_limit_s):
+            raise OptionError(f"time_limit_s must be positive; found {self.time_limit_s}.")

@@ -1,0 +1,207 @@
+"""From choices to a plan: the layouts, the conversions, and what they cost.
+
+This is the way back from the program's variables, and the only place where a plan is priced: searched,
+restricted and hand-made choices go through here alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autopar.cost import collective_s
+from autopar.errors import InternalError
+from autopar.mesh import Cluster, LogicalMesh
+from autopar.plan import Argument, Certificate, CollectiveRecord, MeshAxis, PlanFacts
+from autopar.planner.atoms import Atoms
+from autopar.planner.conversion import Arc, Conversions, moved_bytes
+from autopar.planner.memory import Lifetime, Profile, argument_kinds, profile
+from autopar.planner.weigh import Weigher, halo_exchanges
+from autopar.sharding.layout import LOCAL, Collective, Layout, text
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A full set of choices and its price.
+
+    Attributes:
+      choices: atom index -> option.
+      made: value id -> layout as made.
+      moves: value id -> conversions in order.
+      compute_s, communication_s: seconds per step (halo exchanges count as communication).
+      collectives: what is communicated.
+      memory: the profile of one device.
+    """
+
+    choices: tuple[int, ...]
+    made: Mapping[int, Layout]
+    moves: Mapping[int, tuple[Arc, ...]]
+    compute_s: float
+    communication_s: float
+    collectives: tuple[CollectiveRecord, ...]
+    memory: Profile
+
+    @property
+    def step_s(self) -> float:
+        """Predicted seconds per step."""
+        return self.compute_s + self.communication_s
+
+
+def price(
+    atoms: Atoms,
+    choices: Sequence[int],
+    weigher: Weigher,
+    conversions: Conversions,
+    mesh: LogicalMesh,
+    lives: tuple[Lifetime, ...],
+) -> Priced:
+    """Price a choice for every atom.
+
+    Raises:
+      InternalError: a reader wants a layout that its operand cannot be converted to.
+    """
+    values = atoms.step.graph.values
+    made: dict[int, Layout] = {}
+    wanted: dict[int, dict[Layout, tuple[int, int]]] = {}
+    needs: dict[tuple[int, Layout], int] = {}
+    work_s = 0.0
+    ledger = _Ledger(atoms, mesh)
+    for atom in atoms.atoms:
+        choice = atom.choices[choices[atom.index]]
+        work_s += atom.frequency * weigher.seconds(atom)[choices[atom.index]]
+        made.update(zip(atom.results, choice.results, strict=True))
+        at = len(atoms.atoms) if atom.kind == "input" else atom.index
+        for v, layout in zip(atom.operands, choice.operands, strict=True):
+            span = wanted.setdefault(v, {}).get(layout, (at, at))
+            wanted[v][layout] = (min(span[0], at), max(span[1], at))
+            needs.setdefault((v, layout), atom.index)
+        if choice.names:
+            ledger.halo(atom.index, choice.names)
+    moves: dict[int, tuple[Arc, ...]] = {}
+    for v, layouts in wanted.items():
+        seconds, arcs = conversions.tree(values[v], made[v], layouts)
+        if not math.isfinite(seconds):
+            raise InternalError(f"value {v} cannot go from {text(made[v])} to {[text(x) for x in layouts]}")
+        if arcs:
+            moves[v] = arcs
+            ledger.conversion(v, arcs, conversions, needs)
+    collectives = tuple(sorted(ledger.records(), key=lambda c: -c.seconds))
+    communication_s = sum(c.seconds for c in collectives)
+    halo_s = sum(c.seconds for c in collectives if c.cause == "halo")
+    memory = profile(atoms, lives, made, wanted, moves)
+    return Priced(tuple(choices), made, moves, work_s - halo_s, communication_s, collectives, memory)
+
+
+class _Ledger:
+    """Collects collectives; equal ones are counted together."""
+
+    def __init__(self, atoms: Atoms, mesh: LogicalMesh) -> None:
+        self._atoms = atoms
+        self._mesh = mesh
+        self._entries: dict[tuple[str, tuple[str, ...], int, str, str, str], list[float]] = {}
+
+    def _add(
+        self, kind: Collective, axis: int, nbytes: int, times: float, seconds: float, atom: int, cause: str
+    ) -> None:
+        op = self._atoms.atoms[atom].op
+        where = op.where if op else None
+        place = (where.scope or where.line) if where else self._atoms.atoms[atom].name
+        key = (kind.value, (self._mesh.names[axis],), nbytes, where.phase if where else "update", place, cause)
+        entry = self._entries.setdefault(key, [0.0, 0.0, 0.0])
+        entry[0] += times
+        entry[1] += 1
+        entry[2] += seconds * times
+
+    def halo(self, atom_index: int, names: Sequence[str]) -> None:
+        atom = self._atoms.atoms[atom_index]
+        if atom.op is None:
+            return
+        for e in halo_exchanges(atom.op, names, self._atoms.mesh, self._atoms.step.graph.values):
+            seconds = collective_s(Collective.PERMUTE, self._mesh.axes[e.axis], e.nbytes)
+            self._add(Collective.PERMUTE, e.axis, e.nbytes, atom.frequency, seconds, atom_index, "halo")
+
+    def conversion(
+        self, v: int, arcs: Sequence[Arc], conversions: Conversions, needs: Mapping[tuple[int, Layout], int]
+    ) -> None:
+        value = self._atoms.step.graph.values[v]
+        times = self._atoms.frequency[v]
+        for src, move in arcs:
+            if move.kind in LOCAL:
+                continue
+            reader = needs.get((v, move.apply(src)), self._atoms.producer[v][0])
+            nbytes = moved_bytes(value.shape, value.dtype, src, move, self._atoms.mesh)
+            cause = f"{text((move.src,))}->{text((move.dst,))}"
+            self._add(move.kind, move.axis, nbytes, times, conversions.seconds(value, src, move), reader, cause)
+
+    def records(self) -> list[CollectiveRecord]:
+        return [
+            CollectiveRecord(kind, axes, nbytes, round(count), round(sites), seconds, phase, place, cause)
+            for (kind, axes, nbytes, phase, place, cause), (count, sites, seconds) in self._entries.items()
+        ]
+
+
+def write_plan(
+    atoms: Atoms,
+    priced: Priced,
+    cluster: Cluster,
+    mesh: LogicalMesh,
+    strategy: str,
+    certificate: Certificate,
+    warnings: Sequence[str] = (),
+) -> PlanFacts:
+    """Write down priced choices as a plan."""
+    step = atoms.step
+    graph = step.graph
+    kinds = argument_kinds(atoms)
+    ops: dict[int, tuple[str, ...]] = {}
+    layouts: dict[int, Layout] = {}
+    for atom in atoms.atoms:
+        choice = atom.choices[priced.choices[atom.index]]
+        if atom.kind == "op":
+            assert atom.op is not None
+            ops[atom.op.id] = choice.names
+        else:
+            layouts.update(zip(atom.results, choice.results, strict=True))
+    arguments = tuple(
+        Argument(graph.values[v].name, graph.values[v].shape, graph.values[v].dtype, layouts[v], kinds[v])
+        for v in (*graph.inputs, *graph.constants)
+    )
+    return PlanFacts(
+        name=step.name,
+        strategy=strategy,
+        fingerprint=graph.fingerprint,
+        cluster=cluster.to_dict(),
+        mesh=tuple(MeshAxis(n, s) for n, s in zip(mesh.names, mesh.shape, strict=True)),
+        arguments=arguments,
+        results=_results(atoms, priced, layouts),
+        ops=ops,
+        layouts=layouts,
+        moves=priced.moves,
+        step_s=priced.step_s,
+        compute_s=priced.compute_s,
+        communication_s=priced.communication_s,
+        peak_bytes=priced.memory.peak_bytes,
+        memory=dict(priced.memory.by_kind),
+        collectives=priced.collectives,
+        certificate=certificate,
+        warnings=tuple(warnings),
+    )
+
+
+def _results(atoms: Atoms, priced: Priced, layouts: Mapping[int, Layout]) -> tuple[Argument, ...]:
+    graph = atoms.step.graph
+    state = {o: graph.inputs[i] for i, o in atoms.step.state}
+    sinks = {a.name: a for a in atoms.atoms if a.kind == "output"}
+    found = []
+    for index, v in enumerate(graph.outputs):
+        value = graph.values[v]
+        name = f"output {index}"
+        if index in state:
+            name, layout = graph.values[state[index]].name, layouts[state[index]]
+        elif name in sinks:
+            layout = sinks[name].choices[priced.choices[sinks[name].index]].operands[0]
+        else:
+            layout = (-1,) * len(atoms.mesh)
+        found.append(Argument(name, value.shape, value.dtype, layout, "output"))
+    return tuple(found)

@@ -1,0 +1,312 @@
+"""Plan a step: every mesh shape, one program each, the best plan and its runners-up.
+
+step -> atoms -> classes (tie) -> nodes (fold) -> program -> solver -> choices -> price -> plan
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from autopar.errors import ClusterError, InfeasibleError, OptionError, SolverError, nearest
+from autopar.ir import Step
+from autopar.mesh import Cluster, LogicalMesh
+from autopar.plan import Certificate, PlanFacts, RunnerUp
+from autopar.planner.atoms import Atom, Atoms, build_atoms
+from autopar.planner.classes import Classes, tie, untied
+from autopar.planner.conversion import Conversions
+from autopar.planner.fold import fold
+from autopar.planner.formulate import Formulation, formulate
+from autopar.planner.memory import Lifetime, lifetimes, local_bytes
+from autopar.planner.options import Options
+from autopar.planner.record import Priced, price, write_plan
+from autopar.planner.restrict import Restriction, heavy_work_divided
+from autopar.planner.shortage import shortage
+from autopar.planner.solve import HighsProgram, Outcome, solve_cbc
+from autopar.planner.weigh import Weigher
+from autopar.sharding.layout import Layout, parse, text
+
+Progress = Callable[[str], None]
+
+_MEMORY_ROUNDS = 30
+_GROUP_ABOVE = 600  # choosing atoms (after tying) above which followers are grouped, not only folded exactly
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The best choices found on one mesh shape."""
+
+    atoms: Atoms
+    mesh: LogicalMesh
+    priced: Priced
+    certificate: Certificate
+
+
+def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress = lambda _: None) -> PlanFacts:
+    """The best plan for a step on a cluster.
+
+    Args:
+      step: the traced step.
+      cluster: the machine.
+      options: what to search, and how long.
+      progress: called with a line of text as mesh shapes are tried.
+
+    Raises:
+      InfeasibleError: nothing fits into memory, or the hints contradict each other.
+      SolverError: the solver is missing or found nothing in time.
+    """
+    meshes = candidate_meshes(cluster, options)
+    deadline = time.monotonic() + options.time_limit_s
+    found: list[Candidate] = []
+    failures: list[InfeasibleError] = []
+    for k, mesh in enumerate(meshes):
+        left = deadline - time.monotonic()
+        if found and left <= 0:
+            progress(f"time limit: {len(meshes) - k} mesh shapes not tried")
+            break
+        try:
+            candidate = solve_mesh(step, cluster, mesh, options, max(left, 1.0))
+        except InfeasibleError as error:
+            failures.append(error)
+            progress(f"mesh {_shape(mesh)}: does not fit")
+            continue
+        found.append(candidate)
+        progress(f"mesh {_shape(mesh)}: {candidate.priced.step_s:.4g} s, {candidate.certificate.status}")
+    if not found:
+        raise min(failures, key=lambda e: getattr(e, "short_bytes", math.inf))
+    found.sort(key=lambda c: c.priced.step_s)
+    best = found[0]
+    plan = write_plan(
+        best.atoms, best.priced, cluster, best.mesh, options.strategy, best.certificate, warnings_of(best.atoms)
+    )
+    others = tuple(
+        RunnerUp(c.mesh.shape, c.priced.step_s, c.priced.memory.peak_bytes, c.certificate.status) for c in found[1:]
+    )
+    return dataclasses.replace(plan, runners_up=others)
+
+
+def candidate_meshes(cluster: Cluster, options: Options) -> tuple[LogicalMesh, ...]:
+    """The mesh shapes to try.
+
+    Raises:
+      ClusterError: the mesh asked for does not have the cluster's number of devices.
+    """
+    if options.mesh is None:
+        return cluster.meshes(options.max_axes)
+    if math.prod(options.mesh) != cluster.devices:
+        raise ClusterError(
+            f"mesh {'x'.join(map(str, options.mesh))} has {math.prod(options.mesh)} devices, but cluster "
+            f"{cluster.name!r} has {cluster.devices}. Choose axis sizes whose product is {cluster.devices}."
+        )
+    return (cluster.mesh(options.mesh),)
+
+
+def solve_mesh(step: Step, cluster: Cluster, mesh: LogicalMesh, options: Options, time_limit_s: float) -> Candidate:
+    """The best choices on one logical mesh."""
+    begin = time.perf_counter()
+    atoms = build_atoms(step, mesh.shape)
+    tied = len(atoms.atoms) > options.tie_above
+    classes = tie(atoms) if tied else untied(atoms)
+    allowed = allowed_choices(atoms, classes, options)
+    grouped = len(classes.members) > _GROUP_ABOVE
+    nodes = fold(atoms, classes, grouped=grouped, allowed=allowed)
+    conversions = Conversions(mesh, cluster.device)
+    weigher = Weigher(atoms, mesh, cluster.device)
+    formulation = formulate(atoms, classes, nodes, weigher, conversions)
+    build_s = time.perf_counter() - begin
+    search = _Search(formulation, weigher, conversions, mesh, options, time_limit_s)
+    budget = options.memory_bytes or cluster.device.memory_bytes
+    priced, status, bound = search.run(budget)
+    gap = max(0.0, (priced.step_s - bound) / priced.step_s) if priced.step_s > 0 else 0.0
+    if status == "optimal" and gap > max(options.mip_gap, 1e-6) * 1.5 + 1e-9:
+        status = "within gap"
+    variables, constraints = formulation.size
+    certificate = Certificate(
+        status=status,
+        objective_s=priced.step_s,
+        bound_s=max(0.0, min(bound, priced.step_s)),
+        gap=gap,
+        solver=options.solver,
+        folding="grouped" if grouped else "exact",
+        tied=tied,
+        variables=variables,
+        constraints=constraints,
+        build_s=build_s,
+        solve_s=search.solve_s,
+    )
+    return Candidate(atoms, mesh, priced, certificate)
+
+
+def allowed_choices(atoms: Atoms, classes: Classes, options: Options) -> dict[int, tuple[int, ...]]:
+    """Choices of each class under the strategy, the hints and ``divide_work``."""
+    restriction = Restriction(atoms, options.strategy)
+    hints = _hinted(atoms, options.hints)
+    allowed: dict[int, tuple[int, ...]] = {}
+    for c, members in enumerate(classes.members):
+        atom = atoms.atoms[members[0]]
+        found = restriction.allowed(atom)
+        for m in members:
+            if m in hints:
+                found = hints[m]
+        if options.divide_work:
+            divided = set(heavy_work_divided(atom))
+            found = tuple(i for i in found if i in divided) or found
+        allowed[c] = found
+    return allowed
+
+
+def _hinted(atoms: Atoms, hints: Mapping[str, str]) -> dict[int, tuple[int, ...]]:
+    found: dict[int, tuple[int, ...]] = {}
+    inputs = [a for a in atoms.atoms if a.kind == "input"]
+    for pattern, words in hints.items():
+        matches = [a for a in inputs if fnmatch.fnmatchcase(a.name, pattern)]
+        if not matches:
+            raise OptionError(f"hint {pattern!r} matches no argument: {nearest(pattern, [a.name for a in inputs])}")
+        try:
+            layout = parse(words)
+        except ValueError:
+            raise OptionError(f"hint {pattern!r}: {words!r} is not a layout such as 'S0,R'.") from None
+        for atom in matches:
+            fitting = tuple(i for i, c in enumerate(atom.choices) if c.results[0] == layout)
+            if not fitting:
+                raise InfeasibleError(
+                    f"hint {pattern!r}: {atom.name} of shape "
+                    f"{atoms.step.graph.values[atom.results[0]].shape} cannot lie as {words!r} on mesh "
+                    f"{'x'.join(map(str, atoms.mesh))}. Possible: {_possible(atom)}."
+                )
+            found[atom.index] = fitting
+    return found
+
+
+def _possible(atom: Atom) -> str:
+    return "; ".join(text(c.results[0]) for c in atom.choices[:12])
+
+
+class _Search:
+    """Solve, price, and add memory constraints until the plan fits."""
+
+    def __init__(
+        self,
+        formulation: Formulation,
+        weigher: Weigher,
+        conversions: Conversions,
+        mesh: LogicalMesh,
+        options: Options,
+        time_limit_s: float,
+    ) -> None:
+        self.formulation = formulation
+        self.weigher = weigher
+        self.conversions = conversions
+        self.mesh = mesh
+        self.options = options
+        self.deadline = time.monotonic() + time_limit_s
+        self.lives: tuple[Lifetime, ...] = lifetimes(formulation.atoms)
+        self.solve_s = 0.0
+
+    @property
+    def left_s(self) -> float:
+        return max(self.deadline - time.monotonic(), 0.5)
+
+    def run(self, budget: float) -> tuple[Priced, str, float]:
+        """(priced choices, status, proven bound)."""
+        limits: dict[int, float] = {}
+        for _ in range(_MEMORY_ROUNDS):
+            priced, status, bound = self._solve(budget)
+            peak = priced.memory
+            if peak.peak_bytes <= budget:
+                return priced, status, bound
+            # Limits are on values as made; converted copies come on top, so a point that is over again gets less.
+            known = limits.get(peak.position)
+            limits[peak.position] = float(budget) if known is None else known - (peak.peak_bytes - budget)
+            if limits[peak.position] <= 0:
+                break
+            self.formulation.limit_memory(peak.position, self._live(peak.position), limits[peak.position])
+        raise shortage(self.formulation, self.mesh, budget, self._live, priced.memory)
+
+    def _live(self, position: int) -> dict[int, dict[Layout, float]]:
+        """Bytes of every value held at a position, per layout it may be made in."""
+        atoms = self.formulation.atoms
+        values = atoms.step.graph.values
+        live = {}
+        for life in self.lives:
+            if life.start <= position <= life.end:
+                maker, slot = atoms.producer[life.value]
+                layouts = {c.results[slot] for c in atoms.atoms[maker].choices}
+                live[life.value] = {x: float(local_bytes(values[life.value], x, atoms.mesh)) for x in layouts}
+        return live
+
+    def _solve(self, budget: float) -> tuple[Priced, str, float]:
+        options, problem = self.options, self.formulation.problem
+        if options.solver == "cbc":
+            outcome = solve_cbc(problem, self.left_s, options.mip_gap)
+            self.solve_s += outcome.solve_s
+            return self._accept(outcome, budget), outcome.status, outcome.bound
+        program = HighsProgram(problem)
+        relaxed = program.relax(self.left_s)
+        self.solve_s += relaxed.solve_s
+        if relaxed.status == "infeasible":
+            raise shortage(self.formulation, self.mesh, budget, self._live, None)
+        rounded = self._price(relaxed, keep_limits=True) if relaxed.values else None
+        if rounded is not None and rounded.step_s - relaxed.bound <= options.mip_gap * rounded.step_s + 1e-15:
+            return rounded, "optimal", relaxed.bound
+        outcome = program.branch(self.left_s, options.mip_gap)
+        self.solve_s += outcome.solve_s
+        if rounded is not None and not outcome.values and outcome.status != "infeasible":
+            return rounded, "time limit", relaxed.bound
+        priced = self._accept(outcome, budget)
+        if rounded is not None and rounded.step_s < priced.step_s:
+            priced = rounded
+        return priced, outcome.status, max(outcome.bound, relaxed.bound)
+
+    def _accept(self, outcome: Outcome, budget: float) -> Priced:
+        if outcome.status == "infeasible":
+            raise shortage(self.formulation, self.mesh, budget, self._live, None)
+        priced = self._price(outcome) if outcome.values else None
+        if priced is None:
+            raise SolverError(
+                f"{self.options.solver} found no plan within {self.options.time_limit_s:.0f} s "
+                f"({self.formulation.size[0]} variables). Raise Options(time_limit_s=...), fix the mesh with "
+                "Options(mesh=...), or use a restricted strategy."
+            )
+        return priced
+
+    def _price(self, outcome: Outcome, *, keep_limits: bool = False) -> Priced | None:
+        """Price the (rounded) options; None where rounding broke a memory limit."""
+        formulation = self.formulation
+        option = {
+            root: int(np.argmax([outcome.values[v.name] for v in variables]))
+            for root, variables in formulation.choice.items()
+        }
+        if keep_limits and not all(formulation.within(point, option) for point in formulation.points):
+            return None
+        choices = formulation.lift(option)
+        return price(formulation.atoms, choices, self.weigher, self.conversions, self.mesh, self.lives)
+
+
+def warnings_of(atoms: Atoms) -> list[str]:
+    """Opaque primitives and dims that no axis divides."""
+    found: dict[str, None] = {}
+    for atom in atoms.atoms:
+        op = atom.op
+        if atom.kind == "op" and op is not None and op.opaque:
+            found[f"{op.primitive} at {op.where.line} has no rule: it runs on gathered operands."] = None
+    for v in atoms.step.graph.inputs:
+        value = atoms.step.graph.values[v]
+        uneven = [n for n in value.shape if n > 1 and all(n % size for size in atoms.mesh if size > 1)]
+        if value.nbytes > 1 << 20 and uneven and len(uneven) == len(value.shape):
+            sizes = "x".join(map(str, atoms.mesh))
+            found[f"{value.name} of shape {value.shape}: no dim divides by an axis of mesh {sizes}; kept whole."] = None
+    return list(found)
+
+
+def _shape(mesh: LogicalMesh) -> str:
+    return "x".join(map(str, mesh.shape))
+
+
+__all__ = ["Candidate", "candidate_meshes", "plan_step", "solve_mesh"]

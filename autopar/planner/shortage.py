@@ -1,0 +1,86 @@
+"""Why nothing fits: how many bytes are missing, where, who holds them, and what would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pulp
+
+from autopar.errors import InfeasibleError
+from autopar.mesh import LogicalMesh
+from autopar.planner.formulate import Formulation
+from autopar.planner.memory import Profile
+from autopar.planner.solve import HighsProgram
+from autopar.sharding.layout import Layout
+from autopar.units import bytes_text
+
+Live = Callable[[int], Mapping[int, Mapping[Layout, float]]]
+
+
+class ShortageError(InfeasibleError):
+    """No plan fits. ``short_bytes`` is the least number of bytes missing on one device."""
+
+    short_bytes: float = 0.0
+
+
+def shortage(
+    formulation: Formulation, mesh: LogicalMesh, budget: float, live: Live, peak: Profile | None
+) -> ShortageError:
+    """The error for a step that cannot fit into ``budget`` bytes per device on ``mesh``."""
+    atoms = formulation.atoms
+    points = list(formulation.points) or ([peak.position] if peak else [0])
+    need, worst = _least_peak(formulation, points, live)
+    need = max(need, float(peak.peak_bytes) if peak and need <= budget else need)
+    values = atoms.step.graph.values
+    smallest = {v: min(sizes.values()) for v, sizes in live(worst).items()}
+    top = sorted(smallest.items(), key=lambda item: -item[1])[:5]
+    held = ", ".join(f"{_name(formulation, v)} {values[v].shape} {bytes_text(n)}" for v, n in top if n)
+    atom = atoms.atoms[min(worst, len(atoms.atoms) - 1)]
+    where = atom.op.where.line if atom.op and atom.op.where.line else atom.name
+    devices = mesh.devices
+    error = ShortageError(
+        f"{atoms.step.name} does not fit: the smallest peak on mesh {'x'.join(map(str, mesh.shape))} is "
+        f"{bytes_text(need)} per device, the budget is {bytes_text(budget)}: {bytes_text(need - budget)} short, "
+        f"at {where}. Largest holders there, even when split as far as they go: {held}. "
+        f"A budget of {bytes_text(need)} would do; so might {devices * 2} devices, a smaller batch, or jax.checkpoint."
+    )
+    error.short_bytes = need - budget
+    return error
+
+
+def _name(formulation: Formulation, v: int) -> str:
+    value = formulation.atoms.step.graph.values[v]
+    if value.name:
+        return value.name
+    op = formulation.atoms.atoms[formulation.atoms.producer[v][0]].op
+    return f"{op.primitive} ({op.where.line})" if op else f"value {v}"
+
+
+def _least_peak(formulation: Formulation, points: list[int], live: Live) -> tuple[float, int]:
+    """Lower bound on the bytes needed over the given points, and the point that needs most."""
+    for point in points:
+        if point not in formulation.points:
+            formulation.limit_memory(point, live(point), 1.0)
+    rows = {f"memory_{p}" for p in formulation.points}
+    problem = pulp.LpProblem("least_peak", pulp.LpMinimize)
+    peak = pulp.LpVariable("peak", 0)
+    problem.setObjective(pulp.LpAffineExpression({peak: 1.0}))
+    for name, row in formulation.problem.constraints.items():
+        if name not in rows:
+            problem.addConstraint(row.copy(), name)
+    scale = max((max(terms.values(), default=1.0) for terms, _ in formulation.points.values()), default=1.0)
+    for point, (terms, _) in formulation.points.items():
+        scaled = {variable: n / scale for variable, n in terms.items()}
+        scaled[peak] = -1.0
+        problem.addConstraint(
+            pulp.LpConstraint(pulp.LpAffineExpression(scaled), pulp.LpConstraintLE, f"at_{point}", 0.0)
+        )
+    outcome = HighsProgram(problem).relax(30.0)
+    if not outcome.values:
+        return 0.0, points[0]
+    usage = {
+        point: sum(n * outcome.values.get(v.name, 0.0) for v, n in terms.items())
+        for point, (terms, _) in formulation.points.items()
+    }
+    worst = max(usage, key=lambda p: usage[p])
+    return outcome.values["peak"] * scale, worst

@@ -1,0 +1,148 @@
+"""Seconds of each choice of an atom: its local work by roofline, and halo exchanges it owes.
+
+Elementwise neighbours run as one fused kernel, so an operand made inside the same kernel and a result read
+only there cost no memory traffic. Which slots touch memory does not depend on layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autopar.cost import collective_s, compute_s
+from autopar.ir import Kind, Op, Value, item_bytes
+from autopar.mesh import Device, LogicalMesh
+from autopar.planner.atoms import Atom, Atoms
+from autopar.sharding.halo import Exchange, exchanges
+from autopar.sharding.layout import Collective, Layout, local_size
+from autopar.sharding.strategy import named
+
+STANDALONE = frozenset({
+    "dot_general", "conv_general_dilated", "gather", "scatter-add", "scatter", "scatter-mul", "sort", "top_k",
+    "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "reduce_window_sum", "reduce_window_max",
+    "reduce_window_min", "reduce_window", "select_and_scatter_add", "select_and_gather_add", "concatenate",
+    "dynamic_update_slice", "fft", "random_bits", "argmax", "argmin", "optimization_barrier",
+    "scatter_add", "scatter_mul", "approx_top_k", "ragged_dot_general",
+})  # fmt: skip
+"""Primitives that run as kernels of their own."""
+
+_FREE = frozenset({"reshape", "squeeze", "expand_dims", "optimization_barrier", "random_wrap", "random_unwrap"})
+
+
+def fusible(op: Op | None) -> bool:
+    """Whether an op joins the kernel of its neighbours."""
+    return op is not None and op.loop is None and op.primitive not in STANDALONE and not op.opaque
+
+
+def is_reduction(op: Op) -> bool:
+    """Whether an op ends a fused kernel with a smaller result."""
+    return op.primitive.startswith("reduce_") and op.primitive != "reduce_precision"
+
+
+def memory_slots(atoms: Atoms) -> Mapping[int, tuple[tuple[bool, ...], tuple[bool, ...]]]:
+    """Per op atom: which operands are read from memory, which results are written to it."""
+    group = _kernels(atoms)
+    slots = {}
+    seen: set[tuple[int, int]] = set()
+    for atom in atoms.atoms:
+        if atom.kind != "op":
+            continue
+        reads = []
+        for v in atom.operands:
+            outside = group[atoms.producer[v][0]] != group[atom.index]
+            reads.append(outside and (group[atom.index], v) not in seen)
+            seen.add((group[atom.index], v))
+        writes = tuple(any(group[r] != group[atom.index] for r, _ in atoms.readers.get(v, ())) for v in atom.results)
+        slots[atom.index] = (tuple(reads), writes)
+    return slots
+
+
+def _kernels(atoms: Atoms) -> list[int]:
+    """Kernel of each atom: union of fusible ops along producer-reader edges within one phase."""
+    parent = list(range(len(atoms.atoms)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for atom in atoms.atoms:
+        if atom.kind != "op" or not fusible(atom.op):
+            continue
+        for v in atom.operands:
+            maker = atoms.atoms[atoms.producer[v][0]]
+            if maker.kind != "op" or not fusible(maker.op) or maker.frequency != atom.frequency:
+                continue
+            assert maker.op is not None and atom.op is not None
+            if not is_reduction(maker.op) and maker.op.where.phase == atom.op.where.phase:
+                parent[find(atom.index)] = find(maker.index)
+    return [find(i) for i in range(len(parent))]
+
+
+def halo_exchanges(
+    op: Op, names: Sequence[str], mesh: tuple[int, ...], values: Mapping[int, Value]
+) -> Sequence[Exchange]:
+    """The halo exchanges that an op owes under the named actions."""
+    if not any(f.kind is Kind.HALO for f in op.rule.factors):
+        return ()
+    strategy = named(op.rule, mesh, names)
+    assert strategy is not None
+    windowed = values[op.operands[0]]
+    return exchanges(op.rule, strategy, mesh, windowed.shape, item_bytes(windowed.dtype))
+
+
+class Weigher:
+    """Prices the choices of atoms on one device and mesh, cached by what the price depends on."""
+
+    def __init__(self, atoms: Atoms, mesh: LogicalMesh, device: Device) -> None:
+        self._values = atoms.step.graph.values
+        self._slots = memory_slots(atoms)
+        self._mesh = mesh
+        self._device = device
+        self._cache: dict[object, tuple[float, ...]] = {}
+
+    def seconds(self, atom: Atom) -> tuple[float, ...]:
+        """Seconds of every choice of ``atom``, for one run of it."""
+        op = atom.op
+        if atom.kind != "op" or op is None:
+            return (0.0,) * len(atom.choices)
+        reads, writes = self._slots[atom.index]
+        key = (op.primitive, op.params, op.rule, reads, writes, self._types(atom.operands), self._types(atom.results))
+        found = self._cache.get(key)
+        if found is None:
+            found = self._cache[key] = self._price(atom, op, reads, writes)
+        return found
+
+    def _types(self, ids: Sequence[int]) -> tuple[tuple[tuple[int, ...], str], ...]:
+        return tuple((self._values[v].shape, self._values[v].dtype) for v in ids)
+
+    def _price(self, atom: Atom, op: Op, reads: Sequence[bool], writes: Sequence[bool]) -> tuple[float, ...]:
+        operands = [self._values[v] for v in atom.operands]
+        results = [self._values[v] for v in atom.results]
+        dtype = max((v.dtype for v in (*operands, *results)), key=_width, default="float32")
+        prices = []
+        for choice in atom.choices:
+            nbytes = 0.0
+            if op.primitive not in _FREE:
+                nbytes += sum(self._bytes(v, x) for v, x, m in zip(operands, choice.operands, reads, strict=True) if m)
+                nbytes += sum(self._bytes(v, x) for v, x, m in zip(results, choice.results, writes, strict=True) if m)
+            work = compute_s(self._device, _compute_dtype(operands, dtype), op.rule.flops / choice.parallel, nbytes)
+            prices.append(work + sum(self._halo_seconds(op, choice.names)))
+        return tuple(prices)
+
+    def _bytes(self, value: Value, layout: Layout) -> int:
+        return local_size(value.shape, layout, self._mesh.shape) * item_bytes(value.dtype)
+
+    def _halo_seconds(self, op: Op, names: Sequence[str]) -> list[float]:
+        found = halo_exchanges(op, names, self._mesh.shape, self._values)
+        return [collective_s(Collective.PERMUTE, self._mesh.axes[e.axis], e.nbytes) for e in found]
+
+
+def _width(dtype: str) -> int:
+    return item_bytes(dtype) if dtype.startswith(("float", "bfloat", "complex")) else 0
+
+
+def _compute_dtype(operands: Sequence[Value], default: str) -> str:
+    """The type the arithmetic runs in: that of the operands (a matmul of bf16 may make f32)."""
+    floats = [v.dtype for v in operands if _width(v.dtype)]
+    return max(floats, key=_width) if floats else default
