@@ -143,7 +143,7 @@ def make(
     )
 
 
-SOURCE = "Radford et al. 2019 (GPT-2); sizes from Brown et al. 2020 and Zheng et al. 2022 (Alpa), table 6"
+SOURCE = "Radford et al. 2019 (GPT-2); sizes from Brown et al. 2020 and Zheng et al. 2022 (Alpa)"
 
 UNROLLED = Family(
     name="gpt",

@@ -190,7 +190,7 @@ def make(family: Family, preset: str, c: MoEConfig) -> Recipe:
 FAMILY = Family(
     name="moe",
     summary="causal decoder with GShard top-2 experts in every other layer; plain JAX",
-    source="Lepikhin et al. 2020 (GShard); sizes from Zheng et al. 2022 (Alpa), table 7",
+    source="Lepikhin et al. 2020 (GShard); sizes from Zheng et al. 2022 (Alpa)",
     presets=PRESETS,
     make=make,
 )

@@ -2,14 +2,19 @@
 
 from typing import Any
 
-from autopar.models import gpt, mlp, moe
+from autopar.models import bert, conformer, gpt, llama, mlp, moe, resnet
 from autopar.models.recipe import Family, Recipe, unknown
 
 _FAMILIES = (
     mlp.FAMILY,
     gpt.UNROLLED,
     gpt.SCANNED,
+    bert.FAMILY,
     moe.FAMILY,
+    llama.FAMILY,
+    resnet.CONVNET,
+    resnet.WIDE,
+    conformer.FAMILY,
 )
 
 MODELS: dict[str, Family] = {family.name: family for family in _FAMILIES}

@@ -1,0 +1,164 @@
+"""Residual convolutional networks with batch norm, in Flax Linen: a small basic-block one, and Wide-ResNet.
+
+Running statistics live in `State.stats`. Batch norm takes its mean over the whole batch, so the step couples the
+examples of a batch.
+
+Parameters of a bottleneck block with f filters and width factor w, from n input channels: n f + 9 w f^2 + 4 w f^2
+and, in the first block of a stage, 4 n f for the projection. f doubles from stage to stage; n is 4 f inside one.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig(Config):
+    """Sizes: `blocks` residual blocks in each stage, `filters` channels in the first; images are square RGB.
+
+    `large_stem` is a 7x7 convolution and a max pool, each with stride 2, in place of one 3x3 convolution.
+    """
+
+    blocks: tuple[int, ...] = (1, 1)
+    filters: int = 16
+    width_factor: int = 1
+    bottleneck: bool = False
+    large_stem: bool = False
+    image: int = 16
+    classes: int = 16
+
+
+def _wide(filters: int) -> ResNetConfig:
+    return ResNetConfig(
+        blocks=(3, 4, 6, 3),
+        filters=filters,
+        width_factor=2,
+        bottleneck=True,
+        large_stem=True,
+        image=224,
+        classes=1024,
+        batch_size=1536,
+    )
+
+
+PRESETS = {
+    "toy": ResNetConfig(),
+    "resnet18": ResNetConfig(
+        blocks=(2, 2, 2, 2), filters=64, large_stem=True, image=224, classes=1000, batch_size=256, dtype="bfloat16"
+    ),
+}
+
+WIDE_PRESETS = {
+    "toy": ResNetConfig(filters=8, width_factor=2, bottleneck=True, large_stem=True, image=32),
+    "250m": _wide(160),
+    "500m": _wide(224),
+    "1b": _wide(320),
+    "2b": _wide(448),
+    "4b": _wide(640),
+}
+
+
+class Block(nn.Module):
+    """One residual block: two 3x3 convolutions, or 1x1, 3x3 and 1x1 with a bottleneck."""
+
+    config: ResNetConfig
+    filters: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, c] -> [b, h / stride, w / stride, out]."""
+        c = self.config
+        conv = partial(nn.Conv, use_bias=False, dtype=c.compute_dtype, param_dtype=c.param_dtype)
+        norm = partial(
+            nn.BatchNorm, use_running_average=False, momentum=0.9, dtype=c.compute_dtype, param_dtype=c.param_dtype
+        )
+        strides = (self.stride, self.stride)
+        wide = self.filters * c.width_factor
+        out = self.filters * 4 if c.bottleneck else self.filters
+        y = x
+        if c.bottleneck:
+            y = nn.relu(norm()(conv(self.filters, (1, 1))(y)))
+        y = nn.relu(norm()(conv(wide, (3, 3), strides)(y)))
+        y = conv(out, (1, 1) if c.bottleneck else (3, 3))(y)
+        # Each block starts as the identity: its last scale is zero.
+        y = norm(scale_init=nn.initializers.zeros)(y)
+        if x.shape != y.shape:
+            x = norm(name="norm_proj")(conv(out, (1, 1), strides, name="conv_proj")(x))
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Images [b, h, w, 3] -> logits [b, classes]."""
+
+    config: ResNetConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, h, w, 3] -> [b, classes]."""
+        c = self.config
+        dtypes: dict[str, Any] = {"dtype": c.compute_dtype, "param_dtype": c.param_dtype}
+        kernel, strides = ((7, 7), (2, 2)) if c.large_stem else ((3, 3), (1, 1))
+        x = nn.Conv(c.filters, kernel, strides, use_bias=False, name="conv_init", **dtypes)(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=False, momentum=0.9, name="norm_init", **dtypes)(x))
+        if c.large_stem:
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        for i, size in enumerate(c.blocks):
+            for j in range(size):
+                x = Block(c, c.filters * 2**i, stride=2 if i > 0 and j == 0 else 1)(x)
+        return nn.Dense(c.classes, **dtypes)(x.mean(axis=(1, 2))).astype(c.param_dtype)
+
+
+def make(family: Family, preset: str, c: ResNetConfig) -> Recipe:
+    """Builds the recipe; images are noise around one random pattern per class."""
+    model = ResNet(c)
+
+    def init(key: jax.Array) -> tuple[Pytree, Pytree]:
+        variables = model.init(key, jnp.zeros((1, c.image, c.image, 3), c.param_dtype))
+        # Flax keeps running statistics in float32, but returns them in the dtype it computed in.
+        return variables["params"], jax.tree.map(lambda s: s.astype(c.param_dtype), variables["batch_stats"])
+
+    def loss(params: Pytree, batch: Batch, key: jax.Array | None, stats: Pytree) -> LossOut:
+        logits, changed = model.apply({"params": params, "batch_stats": stats}, batch["image"], mutable=["batch_stats"])
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        hits = jnp.argmax(logits, axis=-1) == batch["label"]
+        return nll.mean(), ({"accuracy": hits.astype(nll.dtype).mean()}, changed["batch_stats"])
+
+    def batch(seed: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        label = rng.integers(0, c.classes, c.batch_size, dtype=np.int32)
+        # Patterns on an 8 x 8 grid: the same for every seed, and small whatever the number of classes.
+        pattern = np.random.default_rng(0).standard_normal((c.classes, 8, 8, 3), dtype=np.float32)[label]
+        grid = np.arange(c.image) * 8 // c.image
+        image = rng.standard_normal((c.batch_size, c.image, c.image, 3), dtype=np.float32)
+        return {"image": (image + pattern[:, grid][:, :, grid]).astype(c.param_dtype), "label": label}
+
+    spec = {
+        "image": jax.ShapeDtypeStruct((c.batch_size, c.image, c.image, 3), c.param_dtype),
+        "label": jax.ShapeDtypeStruct((c.batch_size,), np.int32),
+    }
+    return make_recipe(family, preset, c, init=init, loss=loss, batch=batch, batch_spec=spec)
+
+
+CONVNET = Family(
+    name="convnet",
+    summary="residual network with batch norm, running statistics in the state; Flax Linen",
+    source="He et al. 2015",
+    presets=PRESETS,
+    make=make,
+)
+WIDE = Family(
+    name="wide-resnet",
+    summary="bottleneck residual network with wide 3x3 convolutions; Flax Linen",
+    source="Zagoruyko & Komodakis 2016; sizes from Zheng et al. 2022 (Alpa)",
+    presets=WIDE_PRESETS,
+    make=make,
+)
