@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from autopar.ir import Rule, Value
 from autopar.sharding.rules.site import FLOATS, Factors, Site, letter, linear_groups
@@ -47,16 +47,17 @@ def elementwise(linear: str = "", flops: float = 1.0) -> Callable[[Site], Rule]:
             return [out[d] if n == shape[d] else () for d, n in enumerate(v.shape)]
 
         n = len(site.operands)
-        groups: Sequence[Iterable[int]] = {
+        groups: dict[str, list[Sequence[int]]] = {
+            "": [],
             ALONE: [(i,) for i in range(n)],
             JOINT: [range(n)],
             FIRST: [(0,)],
             CASES: [range(1, n)],
-        }.get(linear, [])  # fmt: skip
+        }
         return f.rule(
             [dims(v) for v in site.operands],
             [dims(v) for v in site.results],
-            linear_groups(site, *groups),
+            linear_groups(site, *groups[linear]),
             flops=flops * site.results[0].size,
         )
 

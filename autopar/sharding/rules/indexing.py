@@ -83,7 +83,7 @@ def scatter(sums: bool = False, linear: tuple[int, ...] = ()) -> Callable[[Site]
         paired = dict(zip(p.operand_batching_dims, p.scatter_indices_batching_dims, strict=True))
         f = Factors()
         split = sums and summable(x.dtype)
-        kinds = {i: Kind.PARALLEL for i in paired.values()}
+        kinds = dict.fromkeys(paired.values(), Kind.PARALLEL)
         loose = Kind.REDUCTION if split else Kind.WHOLE
         batch = [f.new(f"b{i}", n, kinds.get(i, loose)) for i, n in enumerate(indices.shape[:-1])]
         windows = iter(sorted(p.update_window_dims))

@@ -53,14 +53,14 @@ class UserRule:
         return f.rule(map(dims, self.operands), map(dims, self.results), self.linear, flops=flops)
 
     def _kind(self, name: str) -> Kind:
-        if name in self.whole:
+        read = any(name in dim for tensor in self.operands for dim in tensor)
+        made = any(name in dim for tensor in self.results for dim in tensor)
+        # A new dim is made in full: nothing tells the primitive to make only a part of it.
+        if name in self.whole or not read:
             return Kind.WHOLE
         if name in self.halo:
             return Kind.HALO
-        if name in self.reduce:
-            return Kind.REDUCTION
-        read = any(name in dim for tensor in self.operands for dim in tensor)
-        return Kind.PARALLEL if read else Kind.FREE
+        return Kind.PARALLEL if made else Kind.REDUCTION
 
     def _sizes(self, site: Site) -> dict[str, int]:
         sides = (("operands", self.operands, site.operands), ("results", self.results, site.results))
@@ -79,7 +79,7 @@ class UserRule:
                 unknown = [name for name in dim if name not in sizes]
                 rest = n
                 for name in dim:
-                    rest = rest // sizes[name] if name in sizes and sizes[name] else rest
+                    rest = rest // sizes[name] if sizes.get(name) else rest
                 if len(unknown) == 1:
                     sizes[unknown[0]] = rest
         for dim, n, where in pairs:
@@ -134,7 +134,7 @@ def register_rule(
       primitive: a jax ``Primitive`` or its name.
       text: an einsum-like line, one name per dim: ``"q d, k d -> q k"``. ``(a b)`` is a dim that two
         factors make up, major first; ``1`` a dim of size 1; ``.`` a scalar. Sizes follow from the arrays. A
-        name on both sides is parallel, a name on the right only is free.
+        name on both sides is parallel, a name on the right only cannot be split.
       reduce: name on the left only -> how partial results combine: ``sum``, ``max`` or ``min``.
       whole: names that cannot be split.
       halo: name -> points of operand 0 needed from the (lower, higher) neighbour. The op must treat what lies
