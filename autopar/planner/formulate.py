@@ -94,12 +94,11 @@ class Formulation:
     def limit_memory(self, position: int, live: Mapping[int, Mapping[Layout, float]], limit: float) -> None:
         """Constrain the bytes of the values held at a position: value id -> bytes in each layout.
 
-        A second call for a position replaces its limit.
+        A later call for a position gives it a lower limit.
         """
         terms = self._bytes_at(live)
         self.points[position] = (terms, limit)
-        name = f"memory_{position}"
-        self.problem.constraints.pop(name, None)
+        name = f"memory_{position}_{self.problem.numConstraints()}"
         scale = max(limit, 1.0)
         scaled = pulp.LpAffineExpression({v: n / scale for v, n in terms.items()})
         self.problem.addConstraint(pulp.LpConstraint(scaled, pulp.LpConstraintLE, name, limit / scale))
@@ -146,7 +145,7 @@ def formulate(
 ) -> Formulation:
     """Build the program."""
     problem = pulp.LpProblem("layouts", pulp.LpMinimize)
-    builder = _Builder(atoms, classes, nodes, weigher, conversions)
+    builder = _Builder(problem, atoms, classes, nodes, weigher, conversions)
     builder.choose()
     bundles = bundle_values(atoms, classes)
     for index, bundle in enumerate(bundles):
@@ -159,8 +158,15 @@ def formulate(
 
 class _Builder:
     def __init__(
-        self, atoms: Atoms, classes: Classes, nodes: Nodes, weigher: Weigher, conversions: Conversions
+        self,
+        problem: pulp.LpProblem,
+        atoms: Atoms,
+        classes: Classes,
+        nodes: Nodes,
+        weigher: Weigher,
+        conversions: Conversions,
     ) -> None:
+        self.problem = problem
         self.atoms = atoms
         self.classes = classes
         self.nodes = nodes
@@ -182,7 +188,7 @@ class _Builder:
                 seconds = self.weigher.seconds(atom)
                 for k, own in enumerate(self.nodes.follow[c][1]):
                     cost[k] += runs * seconds[own]
-            variables = [pulp.LpVariable(f"s_{root}_{k}", 0, 1, pulp.LpInteger) for k in range(options)]
+            variables = [self.problem.add_variable(f"s_{root}_{k}", 0, 1, pulp.LpInteger) for k in range(options)]
             self.choice[root] = variables
             for variable, seconds_k in zip(variables, cost, strict=True):
                 if seconds_k:
@@ -235,14 +241,14 @@ class _Builder:
                 variable = self.choice[reader[0]][k]
                 row[variable] = row.get(variable, 0.0) - 1.0
         for n, (src, move, dst, seconds) in enumerate(useful):
-            f = pulp.LpVariable(f"f_{index}_{r}_{n}", 0, 1)
+            f = self.problem.add_variable(f"f_{index}_{r}_{n}", 0, 1)
             cost = seconds * bundle.times
             if shared is None:
                 self.objective[f] = cost
             else:
                 g = shared.get((src, move))
                 if g is None:
-                    g = shared[src, move] = pulp.LpVariable(f"g_{index}_{len(shared)}", 0, 1)
+                    g = shared[src, move] = self.problem.add_variable(f"g_{index}_{len(shared)}", 0, 1)
                     self.objective[g] = cost
                 self.rows.append(({f: 1.0, g: -1.0}, pulp.LpConstraintLE, 0.0, f"pay_{index}_{r}_{n}"))
             balance.setdefault(src, {})[f] = -1.0

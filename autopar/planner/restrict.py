@@ -161,7 +161,7 @@ def _expert_dims(atoms: Atoms, state: set[int]) -> list[tuple[int, int]]:
         op = atom.op
         if atom.kind != "op" or op is None or op.primitive != "dot_general" or op.where.phase != "forward":
             continue
-        shared = set(f for dim in op.rule.operands[0] for f in dim) & set(f for dim in op.rule.operands[1] for f in dim)
+        shared = {f for dim in op.rule.operands[0] for f in dim} & {f for dim in op.rule.operands[1] for f in dim}
         batch = {f for f in shared if op.rule.factors[f].kind is Kind.PARALLEL}
         for v, dims in zip(op.operands, op.rule.operands, strict=True):
             if v in origin and len(values[v].shape) >= 3:

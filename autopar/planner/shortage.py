@@ -61,13 +61,12 @@ def _least_peak(formulation: Formulation, points: list[int], live: Live) -> tupl
     for point in points:
         if point not in formulation.points:
             formulation.limit_memory(point, live(point), 1.0)
-    rows = {f"memory_{p}" for p in formulation.points}
     problem = pulp.LpProblem("least_peak", pulp.LpMinimize)
-    peak = pulp.LpVariable("peak", 0)
+    peak = problem.add_variable("peak", 0)
     problem.setObjective(pulp.LpAffineExpression({peak: 1.0}))
-    for name, row in formulation.problem.constraints.items():
-        if name not in rows:
-            problem.addConstraint(row.copy(), name)
+    for row in formulation.problem.constraints():
+        if not str(row.name).startswith("memory_"):
+            problem.addConstraint(row.copy(), row.name)
     scale = max((max(terms.values(), default=1.0) for terms, _ in formulation.points.values()), default=1.0)
     for point, (terms, _) in formulation.points.items():
         scaled = {variable: n / scale for variable, n in terms.items()}

@@ -51,7 +51,7 @@ class HighsProgram:
             cost[index[v]] = c
         self.scale = _scale(cost)
         starts, columns, coefficients, lower, upper = [0], [], [], [], []
-        for row in problem.constraints.values():
+        for row in problem.constraints():
             columns.extend([index[v] for v in row])
             coefficients.extend(row.values())
             starts.append(len(columns))
