@@ -56,7 +56,7 @@ class Text:
 
 
 def load_text(max_bytes: int = 4_000_000, root: str | Path | None = None) -> Text:
-    """Reads the top-level modules and packages of the standard library, in alphabetical order.
+    """Reads the modules and packages of the standard library, in alphabetical order.
 
     Args:
         max_bytes: stop after this many bytes (of both splits together).
@@ -71,7 +71,8 @@ def load_text(max_bytes: int = 4_000_000, root: str | Path | None = None) -> Tex
     """
     folder = Path(root if root is not None else sysconfig.get_paths()["stdlib"])
     # Installed packages and the interpreter's own tests live below the library, and differ between machines.
-    paths = sorted(p for p in folder.rglob("*.py") if not {"site-packages", "dist-packages", "test"} & set(p.parts))
+    skipped = {"site-packages", "dist-packages", "test"}
+    paths = sorted(p for p in folder.rglob("*.py") if not skipped & set(p.relative_to(folder).parts))
     streams: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     left = max_bytes
     for i, path in enumerate(paths):
