@@ -225,7 +225,7 @@ def make(family: Family, preset: str, c: ConformerConfig) -> Recipe:
         return params, jax.tree.map(lambda s: s.astype(c.param_dtype), stats)
 
     def loss(params: Pytree, batch: Batch, key: jax.Array | None, stats: Pytree) -> LossOut:
-        model = nnx.merge(structure, params, stats)
+        model = nnx.merge(structure, params, stats, copy=True)
         logits = model(batch["features"])
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         return nll.mean(), ({}, nnx.state(model, nnx.BatchStat))

@@ -239,7 +239,7 @@ def make_recipe(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new_state = State(step=state.step + 1, params=params, opt_state=opt_state, key=key, stats=stats)
-        return new_state, {"loss": value, "grad_norm": optax.global_norm(grads), **metrics}
+        return new_state, {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
 
     return Recipe(
         name=f"{family.name}:{preset}",
