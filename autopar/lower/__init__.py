@@ -1,1 +1,22 @@
-"""From a plan and the traced step to SPMD programs with explicit collectives."""
+"""From a plan and the traced step to SPMD programs with explicit collectives, and back: what XLA made of them."""
+
+from autopar.lower.audit import Audit, AuditRow, audit
+from autopar.lower.constrained import constrained_program
+from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
+from autopar.lower.program import spmd_program
+from autopar.lower.specs import device_mesh, partition_spec, shardings
+
+__all__ = [
+    "Audit",
+    "AuditRow",
+    "HloCollective",
+    "Memory",
+    "audit",
+    "constrained_program",
+    "device_mesh",
+    "hlo_collectives",
+    "memory",
+    "partition_spec",
+    "shardings",
+    "spmd_program",
+]

@@ -122,6 +122,8 @@ class PlanFacts:
       layouts: value id -> layout as made, for values not made by an op with a strategy: inputs, constants,
         region inputs and results of region ops.
       moves: value id -> conversions in executable order, each from a layout that exists by then.
+      remade: like ``moves``, for readers after the forward pass: their copies are made anew from the value as
+        made, not held since the forward pass. A value that is absent serves all readers by ``moves``.
       step_s, compute_s, communication_s: predicted seconds per step; the first is the sum of the others.
       peak_bytes: predicted peak memory of one device.
       memory: bytes at the peak by kind.
@@ -141,6 +143,7 @@ class PlanFacts:
     ops: Mapping[int, tuple[str, ...]] = field(repr=False)
     layouts: Mapping[int, Layout] = field(repr=False)
     moves: Mapping[int, tuple[tuple[Layout, Move], ...]] = field(repr=False)
+    remade: Mapping[int, tuple[tuple[Layout, Move], ...]] = field(repr=False)
     step_s: float
     compute_s: float
     communication_s: float

@@ -38,9 +38,8 @@ def to_json(plan: PlanFacts) -> str:
     data["results"] = [_argument(a) for a in plan.results]
     data["ops"] = {str(i): list(names) for i, names in plan.ops.items()}
     data["layouts"] = {str(v): lay.text(x) for v, x in plan.layouts.items()}
-    data["moves"] = {
-        str(v): [[lay.text(src), m.axis, lay.text((m.dst,))] for src, m in steps] for v, steps in plan.moves.items()
-    }
+    data["moves"] = _steps(plan.moves)
+    data["remade"] = _steps(plan.remade)
     data["collectives"] = [dataclasses.asdict(c) for c in plan.collectives]
     data["certificate"] = dataclasses.asdict(plan.certificate)
     data["runners_up"] = [dataclasses.asdict(r) for r in plan.runners_up]
@@ -104,6 +103,10 @@ def _argument(a: Argument) -> dict[str, Any]:
     return {**dataclasses.asdict(a), "shape": list(a.shape), "layout": lay.text(a.layout)}
 
 
+def _steps(moves: Mapping[int, tuple[tuple[Layout, Move], ...]]) -> dict[str, list[Any]]:
+    return {str(v): [[lay.text(src), m.axis, lay.text((m.dst,))] for src, m in steps] for v, steps in moves.items()}
+
+
 def _decode(data: Mapping[str, Any]) -> PlanFacts:
     def argument(a: Mapping[str, Any]) -> Argument:
         return Argument(a["name"], tuple(a["shape"]), a["dtype"], lay.parse(a["layout"]), a["kind"])
@@ -123,6 +126,7 @@ def _decode(data: Mapping[str, Any]) -> PlanFacts:
         ops={int(i): tuple(names) for i, names in data["ops"].items()},
         layouts={int(v): lay.parse(x) for v, x in data["layouts"].items()},
         moves={int(v): tuple(map(step, steps)) for v, steps in data["moves"].items()},
+        remade={int(v): tuple(map(step, steps)) for v, steps in data["remade"].items()},
         step_s=data["step_s"],
         compute_s=data["compute_s"],
         communication_s=data["communication_s"],

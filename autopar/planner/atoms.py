@@ -79,6 +79,11 @@ class Atoms:
     mesh: tuple[int, ...]
 
 
+def is_late(atom: Atom) -> bool:
+    """Whether an atom runs after the forward pass (a converted copy may be made anew for it)."""
+    return atom.kind != "constant" and (atom.op is None or atom.op.where.phase != "forward")
+
+
 def build_atoms(step: Step, mesh: Sequence[int]) -> Atoms:
     """List the atoms of ``step`` on a mesh of axis sizes ``mesh``."""
     builder = _Builder(step, tuple(mesh))
@@ -200,4 +205,4 @@ def _shift(layout: Layout, by: int) -> Layout:
     return tuple(p + by if p >= 0 else p for p in layout) if by else layout
 
 
-__all__ = ["Atom", "Atoms", "Choice", "build_atoms", "op_choices", "port_layouts"]
+__all__ = ["Atom", "Atoms", "Choice", "build_atoms", "is_late", "op_choices", "port_layouts"]

@@ -17,15 +17,15 @@ operands weigh; the plan says which strength was used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.ir import Kind, Value
 from autopar.planner.atoms import Atom, Atoms
 from autopar.planner.classes import Classes
 from autopar.planner.weigh import fusible, is_reduction
-
-_SMALL = 0.3  # an operand below this share of the main one does not decide a layout
+from autopar.sharding.layout import SUM
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ def fold(atoms: Atoms, classes: Classes, *, grouped: bool, allowed: Mapping[int,
         folder.into_reader(c)
     for c in order:
         folder.into_producer(c)
+    if grouped:
+        for c in reversed(order):
+            folder.beside_reader(c)
+        for c in order:
+            folder.beside_sibling(c)
     follow = {c: (folder.root[c], tuple(folder.table[c])) for c in order}
     return Nodes(follow, {r: tuple(g) for r, g in folder.groups.items()})
 
@@ -71,28 +76,34 @@ class _Folder:
         self.root = list(range(n))
         self.table: list[list[int]] = [list(allowed[c]) for c in range(n)]
         self.groups: dict[int, list[int]] = {c: [c] for c in range(n)}
+        self._makers: dict[tuple[int, int], Counter[tuple[int, int]]] = {}
 
     def first(self, c: int) -> Atom:
         return self.atoms.atoms[self.classes.members[c][0]]
 
-    def maker(self, atom: Atom, slot: int) -> tuple[int, int]:
-        """Class and result slot that make an operand."""
-        a, j = self.atoms.producer[atom.operands[slot]]
-        return self.classes.of[a], j
+    def maker(self, c: int, slot: int) -> tuple[int, int]:
+        """Class and result slot that make an operand, for most members of a class."""
+        return self.makers(c, slot).most_common(1)[0][0]
 
-    def same_maker(self, c: int, slot: int) -> bool:
-        """Whether every member of a class reads this operand from one class and slot."""
-        wanted = self.maker(self.first(c), slot)
-        return all(self.maker(self.atoms.atoms[m], slot) == wanted for m in self.classes.members[c])
+    def makers(self, c: int, slot: int) -> Counter[tuple[int, int]]:
+        """Who makes an operand, over the members of a class."""
+        found = self._makers.get((c, slot))
+        if found is None:
+            found = Counter()
+            for m in self.classes.members[c]:
+                a, j = self.atoms.producer[self.atoms.atoms[m].operands[slot]]
+                found[self.classes.of[a], j] += 1
+            self._makers[c, slot] = found
+        return found
+
+    def joinable(self, c: int, slot: int) -> bool:
+        """Whether an operand has one maker; grouped: at least for most members (a stack's ends differ)."""
+        makers = self.makers(c, slot)
+        return len(makers) == 1 or (self.grouped and 2 * makers.most_common(1)[0][1] >= makers.total())
 
     def reader_roots(self, c: int) -> set[int]:
         """Roots of all readers of all results of a class."""
-        return {
-            self.root[self.classes.of[r]]
-            for m in self.classes.members[c]
-            for v in self.atoms.atoms[m].results
-            for r, _ in self.atoms.readers.get(v, ())
-        }
+        return {self.root[r] for r in self.reader_classes(c)}
 
     def attach(self, child: int, to: int, own: list[int]) -> None:
         """Put a node under another: ``own[k]`` is the child root's choice for choice ``k`` of ``to``."""
@@ -106,38 +117,63 @@ class _Folder:
         atom = self.first(c)
         if self.root[c] != c or atom.kind != "op" or not atom.operands or not self._follower(atom):
             return
-        main = self._main_operand(atom)
-        if main is None or not self.same_maker(c, main):
-            return
-        maker, slot = self.maker(atom, main)
-        root = self.root[maker]
-        if root == c or not self._may_follow(c, atom, main, maker, root):
-            return
-        links = []
-        for k in range(len(atom.operands)):
-            p, j = self.maker(atom, k)
-            if self.same_maker(c, k) and self.root[p] == root:
-                links.append((k, p, j))
-        own = self._unique(c, [(k, p, j) for k, p, j in links], root)
-        if own is None and self.grouped:
-            own = self._unique(c, [(main, maker, slot)], root)
-        if own is not None:
-            self.attach(c, root, own)
+        for main in self._main_operands(c):
+            maker, slot = self.maker(c, main)
+            root = self.root[maker]
+            if root == c or not self.joinable(c, main) or not self._may_follow(c, atom, main, maker, root):
+                continue
+            links = [(main, maker, slot)]
+            for k in range(len(atom.operands)):
+                p, j = self.maker(c, k)
+                if k != main and self.joinable(c, k) and self.root[p] == root:
+                    links.append((k, p, j))
+            if self._join(c, links, root) or (self.grouped and self._join(c, links[:1], root)):
+                return
 
-    def _unique(self, c: int, links: list[tuple[int, int, int]], root: int) -> list[int] | None:
-        """For each root choice, the one choice of ``c`` that takes the linked operands as they are made."""
+    def _join(self, c: int, links: list[tuple[int, int, int]], root: int) -> bool:
+        """Attach ``c`` under ``root`` if one choice takes the linked operands for every option of the root."""
+        own = self._unique(c, links, root)
+        usable = [k for k, choice in enumerate(own) if choice is not None]
+        if len(usable) < len(own):
+            # A nonlinear follower takes no partial sum. Grouped: its fused producer then makes none either.
+            if not (self.grouped and usable and self._fused(root) and self._only_partial(root, own)):
+                return False
+            self._restrict(root, usable)
+        self.attach(c, root, [choice for choice in own if choice is not None])
+        return True
+
+    def _fused(self, root: int) -> bool:
+        """Whether a root is an elementwise op that need not stay free to carry partial sums."""
+        return fusible(self.first(root).op) and not self._sums_partials(root)
+
+    def _only_partial(self, root: int, own: Sequence[int | None]) -> bool:
+        """Whether every option without a follower's choice makes a partial sum in some member."""
+        lost = [k for k, choice in enumerate(own) if choice is None]
+        return all(
+            any(
+                p <= SUM
+                for member in self.groups[root]
+                for x in self.first(member).choices[self.table[member][k]].results
+                for p in x
+            )
+            for k in lost
+        )
+
+    def _restrict(self, root: int, usable: Sequence[int]) -> None:
+        for member in self.groups[root]:
+            self.table[member] = [self.table[member][k] for k in usable]
+
+    def _unique(self, c: int, links: list[tuple[int, int, int]], root: int) -> list[int | None]:
+        """For each root option, the one choice of ``c`` that takes the linked operands as they are made."""
         choices = self.first(c).choices
-        allowed = self.table[c]
         index: dict[tuple[object, ...], list[int]] = {}
-        for i in allowed:
+        for i in self.table[c]:
             index.setdefault(tuple(choices[i].operands[k] for k, _, _ in links), []).append(i)
         made = [(self.first(p).choices, self.table[p], j) for _, p, j in links]
-        own = []
+        own: list[int | None] = []
         for k in range(len(self.table[root])):
-            found = index.get(tuple(options[table[k]].results[j] for options, table, j in made), ())
-            if len(found) != 1:
-                return None
-            own.append(found[0])
+            found = index.get(tuple(options[table[k]].results[j] for options, table, j in made), [])
+            own.append(found[0] if len(found) == 1 else None)
         return own
 
     def _follower(self, atom: Atom) -> bool:
@@ -147,36 +183,59 @@ class _Folder:
             return op.primitive == "optimization_barrier" and len(atom.operands) == 1
         return all(f.kind is not Kind.FREE or f.size == 1 for f in op.rule.factors)
 
-    def _main_operand(self, atom: Atom) -> int | None:
+    def _main_operands(self, c: int) -> list[int]:
+        """Operands that may decide the layout, the best first: the largest, whole before partial."""
+        atom = self.first(c)
         sizes = [self.values[v].nbytes for v in atom.operands]
-        order = sorted(range(len(sizes)), key=lambda k: -sizes[k])
-        if self.grouped:  # prefer an operand whose node never makes partial sums: an argument or a nonlinear op
-            for k in order:
-                if sizes[k] == sizes[order[0]] and self.maker(atom, k)[0] != self.classes.of[atom.index]:
-                    p, j = self.maker(atom, k)
-                    if all(x > -2 for i in set(self.table[p]) for x in self.first(p).choices[i].results[j]):
-                        return k
-        return order[0] if order else None
+        largest = [k for k in range(len(sizes)) if sizes[k] == max(sizes)]
+        return sorted(largest, key=lambda k: self._makes_partial(*self.maker(c, k))) if self.grouped else largest[:1]
+
+    def _makes_partial(self, c: int, slot: int) -> bool:
+        choices = self.first(c).choices
+        return any(p <= SUM for i in set(self.table[c]) for p in choices[i].results[slot])
 
     def _may_follow(self, c: int, atom: Atom, main: int, maker: int, root: int) -> bool:
         op = atom.op
         assert op is not None
-        others = [self.maker(atom, k)[0] for k in range(len(atom.operands)) if k != main]
-        inside = all(self.same_maker(c, k) for k in range(len(atom.operands))) and all(
-            self.root[p] == root for p in others
-        )
-        result = self.values[atom.results[0]].nbytes
-        size = self.values[atom.operands[main]].nbytes
+        rest = [k for k in range(len(atom.operands)) if k != main]
+        inside = all(self.joinable(c, k) and self.root[self.maker(c, k)[0]] == root for k in rest)
         if not self.grouped:
+            result, size = self.values[atom.results[0]].nbytes, self.values[atom.operands[main]].nbytes
             return inside and result >= size and self.reader_roots(maker) <= {c, root} and not is_reduction(op)
-        if op.where.phase == "update" or inside:
+        result, size = self.values[atom.results[0]].nbytes, self.values[atom.operands[main]].nbytes
+        if self._makes_partial(maker, self.maker(c, main)[1]) and result > size:
+            return False  # reducing after an upcast or expansion would move more bytes
+        return inside or not self._sums_partials(c)
+
+    def _sums_partials(self, c: int) -> bool:
+        """A sum of values that may all be partial, read by nothing else: one all-reduce then serves them all."""
+        atom = self.first(c)
+        op = atom.op
+        if op is None or op.primitive not in ("add", "add_any", "sub"):
+            return False
+        return sum(self._naturally_partial(c, k) for k in range(len(atom.operands))) >= 2
+
+    def _naturally_partial(self, c: int, slot: int, depth: int = 6) -> bool:
+        """Whether an operand comes from a reduction through linear ops, each read by nothing else."""
+        maker, _ = self.maker(c, slot)
+        atom = self.first(maker)
+        op = atom.op
+        if atom.kind != "op" or op is None or depth == 0 or len(self.reader_classes(maker)) > 1:
+            return False
+        if any(f.kind is Kind.REDUCTION and f.size > 1 for f in op.rule.factors):
             return True
-        small = all(
-            self.root[self.maker(atom, k)[0]] == root or self.values[v].nbytes <= _SMALL * size
-            for k, v in enumerate(atom.operands)
-            if k != main
+        return bool(op.rule.linear) and any(
+            self._naturally_partial(maker, k, depth - 1) for k in range(len(atom.operands))
         )
-        return small and not op.rule.linear
+
+    def reader_classes(self, c: int) -> set[int]:
+        """Classes of all readers of all results of a class."""
+        return {
+            self.classes.of[r]
+            for m in self.classes.members[c]
+            for v in self.atoms.atoms[m].results
+            for r, _ in self.atoms.readers.get(v, ())
+        }
 
     def into_reader(self, c: int) -> None:
         """A free expansion joins its only reader."""
@@ -184,7 +243,10 @@ class _Folder:
         op = atom.op
         if self.root[c] != c or atom.kind != "op" or op is None or len(atom.results) != 1:
             return
-        if op.primitive not in ("broadcast_in_dim", "iota"):
+        expands = op.primitive in ("broadcast_in_dim", "iota")
+        if not expands and not (
+            self.grouped and op.where.phase == "update" and self._follower(atom) and not is_reduction(op)
+        ):
             return
         readers = {
             (self.classes.of[r], slot)
@@ -199,10 +261,10 @@ class _Folder:
         if (
             target.kind != "op"
             or root == c
-            or not all(self.maker(target, s) == (c, 0) for r, s in readers if r == reader)
+            or not all(self.maker(reader, s) == (c, 0) for r, s in readers if r == reader)
         ):
             return
-        if not self.same_maker(reader, slot) or len({self.root[r] for r, _ in readers}) != 1:
+        if not self.joinable(reader, slot) or len({self.root[r] for r, _ in readers}) != 1:
             return
         index: dict[tuple[int, ...], list[int]] = {}
         for i in self.table[c]:
@@ -214,3 +276,49 @@ class _Folder:
                 return
             own.append(found[0])
         self.attach(c, root, own)
+
+    def _free_update(self, c: int) -> bool:
+        atom = self.first(c)
+        op = atom.op
+        return self.root[c] == c and atom.kind == "op" and op is not None and op.where.phase == "update"
+
+    def beside_reader(self, c: int) -> None:
+        """An update op lies as the parameter's own update wants its result."""
+        if not self._free_update(c) or len(self.first(c).results) != 1:
+            return
+        for m in self.classes.members[c][:1]:
+            for r, slot in self.atoms.readers.get(self.atoms.atoms[m].results[0], ()):
+                other = self.classes.of[r]
+                if self._of_argument(other, c) and self._lie_alike(c, c, None, other, slot):
+                    return
+
+    def beside_sibling(self, c: int) -> None:
+        """An update op on a gradient lies as the parameter's own update wants that gradient."""
+        if not self._free_update(c):
+            return
+        for member in self.groups[c]:
+            for k, v in enumerate(self.first(member).operands):
+                for r, slot in self.atoms.readers[v]:
+                    other = self.classes.of[r]
+                    if self._of_argument(other, c) and self._lie_alike(c, member, k, other, slot):
+                        return
+
+    def _of_argument(self, other: int, c: int) -> bool:
+        return self.root[other] != c and self.first(self.root[other]).kind == "input"
+
+    def _lie_alike(self, c: int, member: int, k: int | None, other: int, slot: int) -> bool:
+        """Attach ``c`` so that a member's operand ``k`` (or result) lies as ``other`` wants its operand."""
+        options = self.first(member).choices
+        index: dict[tuple[int, ...], list[int]] = {}
+        for position, choice in enumerate(self.table[member]):
+            layout = options[choice].results[0] if k is None else options[choice].operands[k]
+            index.setdefault(layout, []).append(self.table[c][position])
+        wanted = self.first(other).choices
+        own = []
+        for choice in self.table[other]:
+            found = index.get(wanted[choice].operands[slot], ())
+            if len(found) != 1:
+                return False
+            own.append(found[0])
+        self.attach(c, self.root[other], own)
+        return True

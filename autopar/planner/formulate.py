@@ -24,6 +24,9 @@ subject to::
     sum_{values live at p} bytes <= budget      for each binding point p        (limit_memory)
 
 ``made(b,l)`` is the sum of the maker's variables whose options make b in layout l; ``wanted`` likewise.
+With ``remake``, readers of the forward pass and later ones do not share copies of a value (each group pays
+its own moves), so no converted copy is held from the forward to the backward pass.
+
 So a conversion is a path, shared pieces of paths are paid once, and with one reader (f = g) the flow is a
 shortest-path problem whose relaxation is integral.
 """
@@ -36,7 +39,7 @@ from dataclasses import dataclass, field
 import pulp
 
 from autopar.ir import Value
-from autopar.planner.atoms import Atoms
+from autopar.planner.atoms import Atoms, is_late
 from autopar.planner.classes import Classes
 from autopar.planner.conversion import Conversions
 from autopar.planner.fold import Nodes
@@ -142,6 +145,8 @@ def formulate(
     nodes: Nodes,
     weigher: Weigher,
     conversions: Conversions,
+    *,
+    remake: bool = False,
 ) -> Formulation:
     """Build the program."""
     problem = pulp.LpProblem("layouts", pulp.LpMinimize)
@@ -149,7 +154,8 @@ def formulate(
     builder.choose()
     bundles = bundle_values(atoms, classes)
     for index, bundle in enumerate(bundles):
-        builder.flow(index, bundle)
+        for late in (False, True) if remake else (None,):
+            builder.flow(index, bundle, late)
     problem.setObjective(pulp.LpAffineExpression(builder.objective))
     for terms, sense, right, name in builder.rows:
         problem.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, right))
@@ -205,11 +211,13 @@ class _Builder:
             found.setdefault(layout, []).append(k)
         return root, found
 
-    def flow(self, index: int, bundle: Bundle) -> None:
-        """Conversions of one bundle to what its readers want."""
+    def flow(self, index: int, bundle: Bundle, late: bool | None) -> None:
+        """Conversions of one bundle to what its readers want: all, or only early or late ones."""
         maker, made = self.marginal(*bundle.maker, made=True)
         wants: dict[object, tuple[int, Marginal]] = {}
         for c, slot in bundle.readers:
+            if late is not None and is_late(self.atoms.atoms[self.classes.members[c][0]]) != late:
+                continue
             reader, wanted = self.marginal(c, slot, made=False)
             if reader == maker and wanted == made:
                 continue
@@ -218,15 +226,14 @@ class _Builder:
             return
         shared: dict[tuple[Layout, Move], pulp.LpVariable] | None = {} if len(wants) > 1 else None
         for r, (reader, wanted) in enumerate(wants.values()):
-            self._reader(index, bundle, (maker, made), (reader, wanted), r, shared)
+            self._reader(f"{index}_{r}{'l' * bool(late)}", bundle, (maker, made), (reader, wanted), shared)
 
     def _reader(
         self,
-        index: int,
+        name: str,
         bundle: Bundle,
         maker: tuple[int, Marginal],
         reader: tuple[int, Marginal],
-        r: int,
         shared: dict[tuple[Layout, Move], pulp.LpVariable] | None,
     ) -> None:
         useful = self._useful(bundle.value, maker[1], reader[1])
@@ -241,22 +248,22 @@ class _Builder:
                 variable = self.choice[reader[0]][k]
                 row[variable] = row.get(variable, 0.0) - 1.0
         for n, (src, move, dst, seconds) in enumerate(useful):
-            f = self.problem.add_variable(f"f_{index}_{r}_{n}", 0, 1)
+            f = self.problem.add_variable(f"f_{name}_{n}", 0, 1)
             cost = seconds * bundle.times
             if shared is None:
                 self.objective[f] = cost
             else:
                 g = shared.get((src, move))
                 if g is None:
-                    g = shared[src, move] = self.problem.add_variable(f"g_{index}_{len(shared)}", 0, 1)
+                    g = shared[src, move] = self.problem.add_variable(f"g_{name}_{len(shared)}", 0, 1)
                     self.objective[g] = cost
-                self.rows.append(({f: 1.0, g: -1.0}, pulp.LpConstraintLE, 0.0, f"pay_{index}_{r}_{n}"))
+                self.rows.append(({f: 1.0, g: -1.0}, pulp.LpConstraintLE, 0.0, f"pay_{name}_{n}"))
             balance.setdefault(src, {})[f] = -1.0
             balance.setdefault(dst, {})[f] = 1.0
         for n, row in enumerate(balance.values()):
             terms = {variable: a for variable, a in row.items() if a}
             if terms:
-                self.rows.append((terms, pulp.LpConstraintEQ, 0.0, f"bal_{index}_{r}_{n}"))
+                self.rows.append((terms, pulp.LpConstraintEQ, 0.0, f"bal_{name}_{n}"))
 
     def _useful(
         self, value: Value, made: Iterable[Layout], wanted: Iterable[Layout]

@@ -128,8 +128,8 @@ def profile(
     atoms: Atoms,
     lives: tuple[Lifetime, ...],
     made: Mapping[int, Layout],
-    wanted: Mapping[int, Mapping[Layout, tuple[int, int]]],
-    moves: Mapping[int, tuple[Arc, ...]],
+    wanted: Mapping[tuple[int, bool], Mapping[Layout, tuple[int, int]]],
+    moves: Mapping[tuple[int, bool], tuple[Arc, ...]],
 ) -> Profile:
     """Memory under a plan.
 
@@ -137,21 +137,28 @@ def profile(
       atoms: the step.
       lives: from :func:`lifetimes`.
       made: value id -> layout as made.
-      wanted: value id -> layout -> (first, last) position of the readers that want it.
-      moves: value id -> conversions.
+      wanted: (value id, late) -> layout -> (first, last) position of the readers that want it.
+      moves: (value id, late) -> conversions.
     """
     values, mesh = atoms.step.graph.values, atoms.mesh
     spans = []  # (start, end, bytes, kind, value)
     for life in lives:
         value = values[life.value]
         end = life.end
-        if life.kind not in ARGUMENT_KINDS and life.kind != "output" and moves.get(life.value):
-            own = wanted.get(life.value, {}).get(made[life.value])
-            first_move = min((s for x, (s, _) in wanted[life.value].items() if x != made[life.value]), default=end)
-            end = max(own[1] if own else 0, first_move)
+        if life.kind not in ARGUMENT_KINDS and life.kind != "output":
+            # As made, a value is held until its last direct reader and its last conversion.
+            uses = [life.start]
+            for late in (False, True):
+                layouts = wanted.get((life.value, late), {})
+                converted = [first for x, (first, _) in layouts.items() if x != made[life.value]]
+                uses += [layouts[made[life.value]][1]] if made[life.value] in layouts else []
+                uses += [min(converted)] if converted else []
+            if (life.value, False) in moves or (life.value, True) in moves:
+                end = min(end, max(uses))
         spans.append((life.start, end, local_bytes(value, made[life.value], mesh), life.kind, life.value))
-    for v, arcs in moves.items():
-        spans += [(s, e, n, "transient", v) for s, e, n in _copies(values[v], arcs, wanted.get(v, {}), mesh)]
+    for (v, late), arcs in moves.items():
+        copies = _copies(values[v], arcs, wanted.get((v, late), {}), mesh)
+        spans += [(s, e, n, "transient", v) for s, e, n in copies]
     return _peak(spans, len(atoms.atoms) + 1)
 
 

@@ -14,7 +14,7 @@ from autopar.cost import collective_s
 from autopar.errors import InternalError
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import Argument, Certificate, CollectiveRecord, MeshAxis, PlanFacts
-from autopar.planner.atoms import Atoms
+from autopar.planner.atoms import Atoms, is_late
 from autopar.planner.conversion import Arc, Conversions, moved_bytes
 from autopar.planner.memory import Lifetime, Profile, argument_kinds, profile
 from autopar.planner.weigh import Weigher, halo_exchanges
@@ -28,7 +28,7 @@ class Priced:
     Attributes:
       choices: atom index -> option.
       made: value id -> layout as made.
-      moves: value id -> conversions in order.
+      moves: (value id, for late readers only) -> conversions in order.
       compute_s, communication_s: seconds per step (halo exchanges count as communication).
       collectives: what is communicated.
       memory: the profile of one device.
@@ -36,7 +36,7 @@ class Priced:
 
     choices: tuple[int, ...]
     made: Mapping[int, Layout]
-    moves: Mapping[int, tuple[Arc, ...]]
+    moves: Mapping[tuple[int, bool], tuple[Arc, ...]]
     compute_s: float
     communication_s: float
     collectives: tuple[CollectiveRecord, ...]
@@ -55,16 +55,20 @@ def price(
     conversions: Conversions,
     mesh: LogicalMesh,
     lives: tuple[Lifetime, ...],
+    *,
+    remake: bool = False,
 ) -> Priced:
     """Price a choice for every atom.
+
+    With ``remake``, readers after the forward pass get copies of their own (see planner.formulate).
 
     Raises:
       InternalError: a reader wants a layout that its operand cannot be converted to.
     """
     values = atoms.step.graph.values
     made: dict[int, Layout] = {}
-    wanted: dict[int, dict[Layout, tuple[int, int]]] = {}
-    needs: dict[tuple[int, Layout], int] = {}
+    wanted: dict[tuple[int, bool], dict[Layout, tuple[int, int]]] = {}
+    needs: dict[tuple[int, bool, Layout], int] = {}
     work_s = 0.0
     ledger = _Ledger(atoms, mesh)
     for atom in atoms.atoms:
@@ -72,20 +76,22 @@ def price(
         work_s += atom.frequency * weigher.seconds(atom)[choices[atom.index]]
         made.update(zip(atom.results, choice.results, strict=True))
         at = len(atoms.atoms) if atom.kind == "input" else atom.index
+        late = remake and is_late(atom)
         for v, layout in zip(atom.operands, choice.operands, strict=True):
-            span = wanted.setdefault(v, {}).get(layout, (at, at))
-            wanted[v][layout] = (min(span[0], at), max(span[1], at))
-            needs.setdefault((v, layout), atom.index)
+            spans = wanted.setdefault((v, late), {})
+            first, last = spans.get(layout, (at, at))
+            spans[layout] = (min(first, at), max(last, at))
+            needs.setdefault((v, late, layout), atom.index)
         if choice.names:
             ledger.halo(atom.index, choice.names)
-    moves: dict[int, tuple[Arc, ...]] = {}
-    for v, layouts in wanted.items():
+    moves: dict[tuple[int, bool], tuple[Arc, ...]] = {}
+    for (v, late), layouts in wanted.items():
         seconds, arcs = conversions.tree(values[v], made[v], layouts)
         if not math.isfinite(seconds):
             raise InternalError(f"value {v} cannot go from {text(made[v])} to {[text(x) for x in layouts]}")
         if arcs:
-            moves[v] = arcs
-            ledger.conversion(v, arcs, conversions, needs)
+            moves[v, late] = arcs
+            ledger.conversion(v, late, arcs, conversions, needs)
     collectives = tuple(sorted(ledger.records(), key=lambda c: -c.seconds))
     communication_s = sum(c.seconds for c in collectives)
     halo_s = sum(c.seconds for c in collectives if c.cause == "halo")
@@ -122,14 +128,19 @@ class _Ledger:
             self._add(Collective.PERMUTE, e.axis, e.nbytes, atom.frequency, seconds, atom_index, "halo")
 
     def conversion(
-        self, v: int, arcs: Sequence[Arc], conversions: Conversions, needs: Mapping[tuple[int, Layout], int]
+        self,
+        v: int,
+        late: bool,
+        arcs: Sequence[Arc],
+        conversions: Conversions,
+        needs: Mapping[tuple[int, bool, Layout], int],
     ) -> None:
         value = self._atoms.step.graph.values[v]
         times = self._atoms.frequency[v]
         for src, move in arcs:
             if move.kind in LOCAL:
                 continue
-            reader = needs.get((v, move.apply(src)), self._atoms.producer[v][0])
+            reader = needs.get((v, late, move.apply(src)), self._atoms.producer[v][0])
             nbytes = moved_bytes(value.shape, value.dtype, src, move, self._atoms.mesh)
             cause = f"{text((move.src,))}->{text((move.dst,))}"
             self._add(move.kind, move.axis, nbytes, times, conversions.seconds(value, src, move), reader, cause)
@@ -177,7 +188,8 @@ def write_plan(
         results=_results(atoms, priced, layouts),
         ops=ops,
         layouts=layouts,
-        moves=priced.moves,
+        moves={v: arcs for (v, late), arcs in priced.moves.items() if not late},
+        remade={v: arcs for (v, late), arcs in priced.moves.items() if late},
         step_s=priced.step_s,
         compute_s=priced.compute_s,
         communication_s=priced.communication_s,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -21,9 +22,9 @@ from autopar.plan import Certificate, PlanFacts, RunnerUp
 from autopar.planner.atoms import Atom, Atoms, build_atoms
 from autopar.planner.classes import Classes, tie, untied
 from autopar.planner.conversion import Conversions
-from autopar.planner.fold import fold
+from autopar.planner.fold import Nodes, fold
 from autopar.planner.formulate import Formulation, formulate
-from autopar.planner.memory import Lifetime, lifetimes, local_bytes
+from autopar.planner.memory import Lifetime, Profile, lifetimes, local_bytes
 from autopar.planner.options import Options
 from autopar.planner.record import Priced, price, write_plan
 from autopar.planner.restrict import Restriction, heavy_work_divided
@@ -118,15 +119,14 @@ def solve_mesh(step: Step, cluster: Cluster, mesh: LogicalMesh, options: Options
     nodes = fold(atoms, classes, grouped=grouped, allowed=allowed)
     conversions = Conversions(mesh, cluster.device)
     weigher = Weigher(atoms, mesh, cluster.device)
-    formulation = formulate(atoms, classes, nodes, weigher, conversions)
-    build_s = time.perf_counter() - begin
-    search = _Search(formulation, weigher, conversions, mesh, options, time_limit_s)
+    setup_s = time.perf_counter() - begin
+    search = _Search(atoms, classes, nodes, weigher, conversions, mesh, options, time_limit_s)
     budget = options.memory_bytes or cluster.device.memory_bytes
     priced, status, bound = search.run(budget)
     gap = max(0.0, (priced.step_s - bound) / priced.step_s) if priced.step_s > 0 else 0.0
     if status == "optimal" and gap > max(options.mip_gap, 1e-6) * 1.5 + 1e-9:
         status = "within gap"
-    variables, constraints = formulation.size
+    variables, constraints = search.formulation.size
     certificate = Certificate(
         status=status,
         objective_s=priced.step_s,
@@ -137,7 +137,7 @@ def solve_mesh(step: Step, cluster: Cluster, mesh: LogicalMesh, options: Options
         tied=tied,
         variables=variables,
         constraints=constraints,
-        build_s=build_s,
+        build_s=setup_s + search.build_s,
         solve_s=search.solve_s,
     )
     return Candidate(atoms, mesh, priced, certificate)
@@ -193,41 +193,62 @@ class _Search:
 
     def __init__(
         self,
-        formulation: Formulation,
+        atoms: Atoms,
+        classes: Classes,
+        nodes: Nodes,
         weigher: Weigher,
         conversions: Conversions,
         mesh: LogicalMesh,
         options: Options,
         time_limit_s: float,
     ) -> None:
-        self.formulation = formulation
-        self.weigher = weigher
-        self.conversions = conversions
+        self.build = functools.partial(formulate, atoms, classes, nodes, weigher, conversions)
+        self.price = functools.partial(price, weigher=weigher, conversions=conversions, mesh=mesh)
         self.mesh = mesh
         self.options = options
         self.deadline = time.monotonic() + time_limit_s
-        self.lives: tuple[Lifetime, ...] = lifetimes(formulation.atoms)
+        self.lives: tuple[Lifetime, ...] = lifetimes(atoms)
         self.solve_s = 0.0
+        self.build_s = 0.0
+        self.remake = False
+        self.formulation = self._formulate(remake=False)
+
+    def _formulate(self, *, remake: bool) -> Formulation:
+        begin = time.perf_counter()
+        self.remake = remake
+        self.formulation = self.build(remake=remake)
+        self.build_s += time.perf_counter() - begin
+        return self.formulation
 
     @property
     def left_s(self) -> float:
         return max(self.deadline - time.monotonic(), 0.5)
 
     def run(self, budget: float) -> tuple[Priced, str, float]:
-        """(priced choices, status, proven bound)."""
+        """(priced choices, status, proven bound).
+
+        The program without memory limits bounds all others from below. Where its plan does not fit, copies are
+        no longer held between passes, and limits are added at the peaks that appear.
+        """
+        priced, status, bound = self._solve(budget)
+        if priced.memory.peak_bytes <= budget:
+            return priced, status, bound
+        self._formulate(remake=True)
         limits: dict[int, float] = {}
         for _ in range(_MEMORY_ROUNDS):
-            priced, status, bound = self._solve(budget)
-            peak = priced.memory
-            if peak.peak_bytes <= budget:
+            self._limit(priced.memory, limits, budget)
+            priced, status, _ = self._solve(budget)
+            if priced.memory.peak_bytes <= budget:
                 return priced, status, bound
-            # Limits are on values as made; converted copies come on top, so a point that is over again gets less.
-            known = limits.get(peak.position)
-            limits[peak.position] = float(budget) if known is None else known - (peak.peak_bytes - budget)
-            if limits[peak.position] <= 0:
-                break
-            self.formulation.limit_memory(peak.position, self._live(peak.position), limits[peak.position])
         raise shortage(self.formulation, self.mesh, budget, self._live, priced.memory)
+
+    def _limit(self, peak: Profile, limits: dict[int, float], budget: float) -> None:
+        """Limit the values held at a peak. Converted copies come on top, so a point over again gets less."""
+        known = limits.get(peak.position)
+        limits[peak.position] = float(budget) if known is None else known - (peak.peak_bytes - budget)
+        if limits[peak.position] <= 0:
+            raise shortage(self.formulation, self.mesh, budget, self._live, peak)
+        self.formulation.limit_memory(peak.position, self._live(peak.position), limits[peak.position])
 
     def _live(self, position: int) -> dict[int, dict[Layout, float]]:
         """Bytes of every value held at a position, per layout it may be made in."""
@@ -286,7 +307,7 @@ class _Search:
         if keep_limits and not all(formulation.within(point, option) for point in formulation.points):
             return None
         choices = formulation.lift(option)
-        return price(formulation.atoms, choices, self.weigher, self.conversions, self.mesh, self.lives)
+        return self.price(formulation.atoms, choices, lives=self.lives, remake=self.remake)
 
 
 def warnings_of(atoms: Atoms) -> list[str]:

@@ -63,3 +63,22 @@ def dynamic_slice(local: Local, operands: Sequence[Array]) -> list[Array]:
 def identity(local: Local, operands: Sequence[Array]) -> list[Array]:
     """A wish about placement: the plan has decided."""
     return list(operands)
+
+
+def fft(local: Local, operands: Sequence[Array]) -> list[Array]:
+    """The transform itself, fenced off on the CPU, whose kernel takes row-major arrays only.
+
+    XLA lets the layout of a neighbouring all-gather or transpose spread to the transform and then fails; an
+    array of one dim has only one layout.
+    """
+    (x,) = operands
+    (y,) = local.bind([lax.platform_dependent(x, cpu=_row_major, default=_unchanged)])
+    return [lax.platform_dependent(y, cpu=_row_major, default=_unchanged)]
+
+
+def _row_major(x: Array) -> Array:
+    return lax.reshape(lax.optimization_barrier(lax.reshape(x, (x.size,))), x.shape)
+
+
+def _unchanged(x: Array) -> Array:
+    return x

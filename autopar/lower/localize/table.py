@@ -20,6 +20,7 @@ TABLE: Mapping[str, Adapter] = {
     "device_put": shaping.identity,
     "dynamic_slice": shaping.dynamic_slice,
     "empty": shaping.empty,
+    "fft": shaping.fft,
     "gather": indexing.gather,
     "iota": shaping.iota,
     "layout_constraint": shaping.identity,

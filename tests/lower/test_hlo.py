@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from autopar.errors import InternalError
-from autopar.lower.audit import HloCollective, hlo_collectives, memory, total_bytes
+from autopar.lower.hlo import HloCollective, hlo_collectives, memory, total_bytes
 
 
 @pytest.fixture(scope="module")

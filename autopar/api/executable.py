@@ -1,0 +1,118 @@
+"""A plan made to run: compiled programs, and the audit of what XLA made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from autopar.api.plan import Plan
+from autopar.errors import PlanError
+from autopar.lower import (
+    Audit,
+    audit,
+    constrained_program,
+    device_mesh,
+    shardings,
+    spmd_program,
+)
+from autopar.trace import Traced, flatten_args
+
+
+class Executable:
+    """A compiled step.
+
+    Attributes:
+      plan: what it runs.
+      programs: program name -> ``jax.stages.Compiled``.
+      audit: collectives and memory of the compiled program beside the planned ones.
+      mesh: the jax mesh it runs on.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        plan: Plan,
+        *,
+        backend: str = "shard_map",
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        """Lower and compile ``plan`` for ``traced``.
+
+        Args:
+          traced: the step.
+          plan: a plan for it.
+          backend: ``shard_map`` (exactly the planned collectives) or ``gspmd`` (XLA's partitioner).
+          devices: the devices to use, default the first of ``jax.devices()``.
+
+        Raises:
+          PlanError: the plan was made for another step.
+          ClusterError: there are fewer devices than the plan needs.
+        """
+        check_plan_fits(plan, traced)
+        self.plan = plan
+        self.mesh = device_mesh(plan, devices)
+        self._traced = traced
+        self._in_shardings, self._out_shardings = shardings(plan, self.mesh)
+        self._donated = tuple(sorted(traced.step.donated))
+        build = spmd_program if backend == "shard_map" else constrained_program
+        self._jitted = jax.jit(
+            build(traced, plan, self.mesh),
+            in_shardings=self._in_shardings,
+            out_shardings=self._out_shardings,
+            donate_argnums=self._donated,
+        )
+        graph = traced.step.graph
+        shapes = [
+            jax.ShapeDtypeStruct(traced.avals[v].shape, traced.avals[v].dtype, sharding=s)
+            for v, s in zip(graph.inputs, self._in_shardings, strict=True)
+        ]
+        self.programs: Mapping[str, jax.stages.Compiled] = {"step": self._jitted.lower(*shapes).compile()}
+
+    @property
+    def audit(self) -> Audit:
+        """The compiled program beside the plan."""
+        return audit(self.plan, self.programs["step"])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one step. Arguments that do not lie as planned are moved first.
+
+        Raises:
+          PlanError: an argument's structure, shape or dtype differs from what was planned.
+        """
+        leaves = flatten_args(self._traced, args, kwargs)
+        placed = [_place(x, s, d in self._donated) for d, (x, s) in enumerate(zip(leaves, self._in_shardings))]
+        results = self.programs["step"](*placed)
+        return jax.tree.unflatten(self._traced.out_tree, results)
+
+
+def _place(leaf: Any, sharding: jax.sharding.Sharding, donated: bool) -> jax.Array:
+    """``leaf`` in its planned layout; a caller's own buffer is never donated through an alias."""
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        return leaf
+    return jax.device_put(leaf, sharding, may_alias=False if donated else None)
+
+
+def check_plan_fits(plan: Plan, traced: Traced) -> None:
+    """Check that a plan was made for this step.
+
+    Raises:
+      PlanError: it was not; the message names the first argument that differs, or says that the code does.
+    """
+    graph = traced.step.graph
+    planned = [(a.name, a.shape, a.dtype) for a in plan.arguments if a.kind != "constant"]
+    found = [(graph.values[v].name, graph.values[v].shape, graph.values[v].dtype) for v in graph.inputs]
+    for a, b in zip(planned, found, strict=False):
+        if a != b:
+            raise PlanError(
+                f"the plan was made for {plan.name!r} with argument {a[0]} {a[2]}{list(a[1])}; "
+                f"this step has {b[0]} {b[2]}{list(b[1])}. Plan again for these arguments."
+            )
+    if len(planned) != len(found):
+        raise PlanError(f"the plan has {len(planned)} array arguments, this step has {len(found)}. Plan again.")
+    if plan.fingerprint != graph.fingerprint:
+        raise PlanError(
+            f"the plan was made for another version of {plan.name!r}: the arguments agree, the computation does not "
+            f"(fingerprint {plan.fingerprint[:8]}, this step {graph.fingerprint[:8]}). Plan again."
+        )

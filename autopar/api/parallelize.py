@@ -1,0 +1,176 @@
+"""The decorator, and ahead-of-time compilation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, overload
+
+import jax
+
+from autopar.api.executable import Executable
+from autopar.api.plan import Plan
+from autopar.api.planning import Progress, as_cluster, plan_traced, trace_step
+from autopar.errors import PlanError
+from autopar.mesh import Cluster
+from autopar.planner import Options
+from autopar.trace import Traced
+
+
+def compile(  # noqa: A001 (the field's word)
+    fun: Callable[..., Any],
+    *args: Any,
+    plan: Plan | None = None,
+    cluster: str | Cluster | None = None,
+    options: Options | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate_argnums: int | Sequence[int] = (),
+    progress: Progress | None = None,
+    **kwargs: Any,
+) -> Executable:
+    """Compile a step under a plan, planning first if none is given.
+
+    Args:
+      fun: the step, written for one device.
+      *args: its arguments: arrays or ``jax.ShapeDtypeStruct``.
+      plan: a plan for these shapes, searched, loaded or written by hand.
+      cluster: where to plan for, if there is no plan; None is the devices of this process.
+      options: what to search, and the backend.
+      devices: the devices to run on, default the first of ``jax.devices()``.
+      static_argnums, static_argnames, donate_argnums: as for ``jax.jit``.
+      progress: called with lines of text while planning.
+      **kwargs: keyword arguments of ``fun``.
+
+    Returns:
+      An :class:`Executable`: call it like ``fun``; ``.programs``, ``.plan``, ``.audit``.
+    """
+    traced = trace_step(fun, args, kwargs, static_argnums, static_argnames, donate_argnums)
+    return compile_traced(traced, plan, cluster, options or Options(), devices, progress)
+
+
+def compile_traced(
+    traced: Traced,
+    plan: Plan | None,
+    cluster: str | Cluster | None,
+    options: Options,
+    devices: Sequence[jax.Device] | None,
+    progress: Progress | None,
+) -> Executable:
+    """Plan (if need be) and compile a traced step."""
+    if plan is None:
+        plan = plan_traced(traced, as_cluster(cluster), options, progress)
+    elif cluster is not None and as_cluster(cluster).fingerprint != Cluster.from_dict(plan.cluster).fingerprint:
+        raise PlanError(
+            f"the plan was made for cluster {Cluster.from_dict(plan.cluster).name!r}, not for "
+            f"{as_cluster(cluster).name!r}. Plan again for this cluster, or leave the cluster out."
+        )
+    return Executable(traced, plan, backend=options.backend, devices=devices)
+
+
+class Parallelized:
+    """A step that is traced, planned and compiled at its first call, and run at every call.
+
+    Attributes:
+      executable: the compiled step, None before the first call.
+    """
+
+    def __init__(self, fun: Callable[..., Any], build: Callable[..., Executable]) -> None:
+        functools.update_wrapper(self, fun)
+        self._fun = fun
+        self._build = build
+        self.executable: Executable | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one step."""
+        if self.executable is None:
+            self.executable = self._build(self._fun, args, kwargs)
+        return self.executable(*args, **kwargs)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force.
+
+        Raises:
+          PlanError: the step has not run yet, so there is none.
+        """
+        if self.executable is None:
+            name = getattr(self._fun, "__name__", "the step")
+            raise PlanError(
+                f"{name} has not been called, so it has no plan yet. Call it once, or plan ahead with "
+                f"autopar.plan({name}, ...)."
+            )
+        return self.executable.plan
+
+
+@overload
+def parallelize(fun: Callable[..., Any], **settings: Any) -> Parallelized: ...
+@overload
+def parallelize(fun: None = None, **settings: Any) -> Callable[[Callable[..., Any]], Parallelized]: ...
+def parallelize(
+    fun: Callable[..., Any] | None = None,
+    *,
+    cluster: str | Cluster | None = None,
+    options: Options | None = None,
+    plan: Plan | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate_argnums: int | Sequence[int] = (),
+    progress: Progress | None = None,
+) -> Parallelized | Callable[[Callable[..., Any]], Parallelized]:
+    """Spread a single-device training step over a cluster.
+
+    Args:
+      fun: the step; leave out to use as a decorator with settings.
+      cluster: ``"cpu:8"``, ``"h100:8"``; None is the devices of this process.
+      options: what to search, and the backend.
+      plan: run this plan instead of searching.
+      devices: the devices to run on, default the first of ``jax.devices()``.
+      static_argnums, static_argnames, donate_argnums: as for ``jax.jit``.
+      progress: called with lines of text while planning.
+
+    Returns:
+      A function with the step's signature. ``.plan`` is what it runs, once it has been called.
+
+    Raises:
+      ClusterError: the cluster is unknown, at once; or larger than the devices present, at the first call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, autopar
+      >>> @autopar.parallelize(cluster=f"cpu:{jax.device_count()}")
+      ... def step(w, x):
+      ...     return w - 0.1 * jax.grad(lambda w: jnp.mean((x @ w) ** 2))(w)
+      >>> step(jnp.ones((8, 8)), jnp.ones((16, 8))).shape
+      (8, 8)
+    """
+    target = as_cluster(cluster) if cluster is not None else None
+    build = functools.partial(
+        _compile_call,
+        plan=plan,
+        cluster=target,
+        options=options or Options(),
+        devices=devices,
+        static=(static_argnums, static_argnames, donate_argnums),
+        progress=progress,
+    )
+    if fun is None:
+        return lambda f: Parallelized(f, build)
+    return Parallelized(fun, build)
+
+
+def _compile_call(
+    fun: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    plan: Plan | None,
+    cluster: Cluster | None,
+    options: Options,
+    devices: Sequence[jax.Device] | None,
+    static: tuple[Any, Any, Any],
+    progress: Progress | None,
+) -> Executable:
+    traced = trace_step(fun, args, kwargs, *static)
+    return compile_traced(traced, plan, cluster, options, devices, progress)

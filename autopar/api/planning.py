@@ -1,0 +1,112 @@
+"""From a step function to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from autopar.api.plan import Plan
+from autopar.errors import ClusterError
+from autopar.mesh import Cluster
+from autopar.planner import Options, plan_step
+from autopar.trace import Traced, trace
+
+Progress = Callable[[str], None]
+
+
+def as_cluster(cluster: str | Cluster | None) -> Cluster:
+    """A cluster from its name; None is the devices that jax sees in this process."""
+    if isinstance(cluster, Cluster):
+        return cluster
+    return Cluster.parse(cluster if cluster is not None else local_cluster_name())
+
+
+def local_cluster_name() -> str:
+    """The name of the cluster made of this process's devices.
+
+    Raises:
+      ClusterError: they are of a kind that has no preset.
+    """
+    devices = jax.devices()
+    kind = devices[0].device_kind.lower()
+    known = {"h200": "h200", "h100": "h100", "a100": "a100-80gb", "v100": "v100-16gb"}
+    known |= {"v5p": "tpu-v5p", "v5 lite": "tpu-v5e", "v5e": "tpu-v5e", "v4": "tpu-v4", "v3": "tpu-v3"}
+    if devices[0].platform == "cpu":
+        return f"cpu:{len(devices)}"
+    for word, preset in known.items():
+        if word in kind:
+            return f"{preset}:{len(devices)}"
+    raise ClusterError(f"no preset for device {devices[0].device_kind!r}; name the cluster, such as cluster='h100:8'.")
+
+
+def plan(
+    fun: Callable[..., Any],
+    *args: Any,
+    cluster: str | Cluster | None = None,
+    options: Options | None = None,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate_argnums: int | Sequence[int] = (),
+    progress: Progress | None = None,
+    **kwargs: Any,
+) -> Plan:
+    """Plan a training step without running it.
+
+    Args:
+      fun: the step, written for one device.
+      *args: its arguments: arrays or ``jax.ShapeDtypeStruct``; nothing is computed.
+      cluster: ``"cpu:8"``, ``"h100:16x8"`` or a :class:`autopar.Cluster`; None is the devices of this process.
+      options: what to search.
+      static_argnums, static_argnames, donate_argnums: as for ``jax.jit``.
+      progress: called with lines of text while planning.
+      **kwargs: keyword arguments of ``fun``.
+
+    Returns:
+      The plan: ``step_s``, ``peak_bytes`` (of one device), ``gap``, ``collectives``, ...
+
+    Raises:
+      TraceError: ``fun`` cannot be traced, or does something that cannot be spread.
+      ClusterError: the cluster is unknown.
+      InfeasibleError: nothing fits into memory.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, autopar
+      >>> step = lambda w, x: w - 0.1 * jax.grad(lambda w: jnp.sum((x @ w) ** 2))(w)
+      >>> shapes = jax.ShapeDtypeStruct((64, 64), "float32"), jax.ShapeDtypeStruct((512, 64), "float32")
+      >>> found = autopar.plan(step, *shapes, cluster="h100:8")
+      >>> found.devices
+      8
+    """
+    traced = trace_step(fun, args, kwargs, static_argnums, static_argnames, donate_argnums)
+    return plan_traced(traced, as_cluster(cluster), options or Options(), progress)
+
+
+def trace_step(
+    fun: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    static_argnums: int | Sequence[int],
+    static_argnames: str | Iterable[str],
+    donate_argnums: int | Sequence[int],
+) -> Traced:
+    """Trace with the conventions of ``jax.jit`` for argument numbers."""
+    return trace(
+        fun,
+        tuple(args),
+        dict(kwargs),
+        static_argnums=_numbers(static_argnums),
+        static_argnames=(static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames),
+        donate_argnums=_numbers(donate_argnums),
+    )
+
+
+def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Progress | None = None) -> Plan:
+    """Plan a traced step."""
+    facts = plan_step(traced.step, cluster, options, progress or (lambda _: None))
+    return Plan.of(facts, traced)
+
+
+def _numbers(numbers: int | Sequence[int]) -> tuple[int, ...]:
+    return (numbers,) if isinstance(numbers, int) else tuple(numbers)
