@@ -1,0 +1,8 @@
+"""A plan as a page that people read: facts -> parts (what to say) -> text (how it looks)."""
+
+from autopar.report.audit import audit_text, print_audit
+from autopar.report.page import plan_page
+from autopar.report.text import plan_text, print_plan
+from autopar.report.words import sentence
+
+__all__ = ["audit_text", "plan_page", "plan_text", "print_audit", "print_plan", "sentence"]

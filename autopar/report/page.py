@@ -1,0 +1,196 @@
+"""What the page of a plan says, in the order in which people ask."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from autopar.mesh import Cluster
+from autopar.plan import CollectiveRecord, PlanFacts
+from autopar.report.arguments import argument_sections
+from autopar.report.parts import Column, Lines, Page, Section, Table
+from autopar.report.paths import merged, repeated
+from autopar.report.words import AxisUse, axis_uses, sentence
+from autopar.units import bytes_text, seconds_text
+
+_PLACES = 8
+_RUNNERS_UP = 5
+_WARNINGS = 8
+_NUMBERED = re.compile(r"\d+")
+
+
+def plan_page(plan: PlanFacts) -> Page:
+    """The page of a plan. Its length does not grow with the number of layers."""
+    cluster = Cluster.from_dict(plan.cluster)
+    title = f"{plan.name} on {cluster.name}, strategy {plan.strategy}"
+    sections = [
+        Section("Prediction", (Lines(_prediction(plan, cluster)),)),
+        _axes(plan),
+        *argument_sections(plan),
+        *_communication(plan),
+        _memory(plan),
+        *_runners_up(plan),
+        *_warnings(plan),
+    ]
+    return Page(title, sentence(plan), tuple(sections))
+
+
+def _prediction(plan: PlanFacts, cluster: Cluster) -> tuple[str, ...]:
+    device = cluster.device.memory_bytes
+    share = "" if math.isinf(device) else f", {_percent(plan.peak_bytes / device)} of the device's {bytes_text(device)}"
+    split = f"{seconds_text(plan.compute_s)} compute, {seconds_text(plan.communication_s)} communication"
+    return (
+        f"step    {seconds_text(plan.step_s)}: {split}",
+        f"memory  {bytes_text(plan.peak_bytes)} at the peak of each device{share}",
+        *_certificate(plan),
+    )
+
+
+def _certificate(plan: PlanFacts) -> tuple[str, ...]:
+    c = plan.certificate
+    if c.status == "given":
+        return ("proof   none: this plan was given, not searched",)
+    program = "" if c.folding == "exact" else ", followers grouped"
+    program += ", repeated layers tied" if c.tied else ""
+    if c.bound_s > 0:
+        proof = f"within {_percent(c.gap)} of the proven bound {seconds_text(c.bound_s)}"
+    else:
+        proof = "no bound was proven"
+    return (
+        f"proof   {c.status} on this mesh shape: {proof}",
+        f"search  {c.variables:,} variables, {c.constraints:,} constraints{program}",
+        f"        built in {seconds_text(c.build_s)}, solved in {seconds_text(c.solve_s)} by {c.solver}",
+    )
+
+
+def _axes(plan: PlanFacts) -> Section:
+    uses = axis_uses(plan)
+    if not uses:
+        return Section("Mesh", (Lines(("one device",)),))
+
+    def row(what: str, share: Callable[[AxisUse], float]) -> tuple[str, ...]:
+        return (what, *(_percent(share(u)) if share(u) else "-" for u in uses))
+
+    columns = (Column("split, by share of bytes"), *(Column(f"{u.name}={u.size}", right=True) for u in uses))
+    rows = (
+        row("batch, by examples", lambda u: u.examples),
+        row("batch, by other dims", lambda u: u.other_dims),
+        row("parameters", lambda u: u.parameters),
+        row("  of these by experts", lambda u: u.experts),
+        row("  of these gathered for use", lambda u: u.gathered),
+        row("optimizer state", lambda u: u.optimizer),
+    )
+    shown = tuple(r for r in rows if any(cell != "-" for cell in r[1:])) or rows[:1]
+    return Section("What each mesh axis splits", (Table(columns, shown),))
+
+
+def _communication(plan: PlanFacts) -> tuple[Section, ...]:
+    records = plan.collectives
+    if not records:
+        return (Section("Communication", (Lines(("none",)),)),)
+    total = f"{seconds_text(plan.communication_s)}, {bytes_text(plan.collective_bytes)} per device and step"
+    by_kind = _summed(records, lambda c: (c.kind, " and ".join(c.axes)))
+    kinds = Table(
+        (Column("collective"), Column("over"), *_AMOUNTS),
+        tuple((*key, *_amounts(found)) for key, found in by_kind),
+    )
+    places = _summed(records, lambda c: (c.phase, c.kind, " and ".join(c.axes), _cause(c.cause), repeated(c.where)))
+    shown, rest = places[:_PLACES], places[_PLACES:]
+    more = ""
+    if rest:
+        left = [c for _, found in rest for c in found]
+        count, nbytes, seconds = _amounts(left)
+        more = f"and {len(rest)} more: {count} collectives, {nbytes}, {seconds}"
+    columns = (Column("phase"), Column("why", narrowest=14), Column("where", narrowest=16), *_AMOUNTS)
+    where = Table(
+        columns,
+        tuple(
+            (phase, f"{cause} over {axes}", merged([c.where for c in found]), *_amounts(found))
+            for (phase, _, axes, cause, _), found in shown
+        ),
+        more,
+    )
+    return (
+        Section(f"Communication: {total}", (kinds,)),
+        Section("Where it is needed, longest first", (where,)),
+    )
+
+
+_AMOUNTS = (Column("count", right=True), Column("bytes", right=True), Column("time", right=True))
+
+
+def _amounts(records: Sequence[CollectiveRecord]) -> tuple[str, str, str]:
+    count = sum(c.count for c in records)
+    nbytes = sum(c.bytes * c.count for c in records)
+    return f"{count:,}", bytes_text(nbytes), seconds_text(sum(c.seconds for c in records))
+
+
+def _summed(
+    records: Sequence[CollectiveRecord], key: Callable[[CollectiveRecord], tuple[str, ...]]
+) -> list[tuple[tuple[str, ...], list[CollectiveRecord]]]:
+    groups: dict[tuple[str, ...], list[CollectiveRecord]] = {}
+    for c in records:
+        groups.setdefault(key(c), []).append(c)
+    return sorted(groups.items(), key=lambda item: -sum(c.seconds for c in item[1]))
+
+
+def _cause(cause: str) -> str:
+    """``P(sum)->S0`` in words.
+
+    >>> _cause("P(sum)->S0"), _cause("S1->R"), _cause("S0->S2"), _cause("P(max)->R"), _cause("halo")
+    ('sum and split', 'gather', 'exchange', 'max', 'edges')
+    """
+    if cause == "halo":
+        return "edges"
+    src, _, dst = cause.partition("->")
+    if src.startswith("P("):
+        return src[2:-1] + (" and split" if dst.startswith("S") else "")
+    return "gather" if dst == "R" else "exchange"
+
+
+def _memory(plan: PlanFacts) -> Section:
+    kinds = sorted(plan.memory.items(), key=lambda item: -item[1])
+    peak = max(plan.peak_bytes, 1)
+    rows = tuple((kind, bytes_text(n), _percent(n / peak)) for kind, n in kinds if n)
+    columns = (Column("held at the peak"), Column("bytes", right=True), Column("share", right=True))
+    return Section(f"Memory: {bytes_text(plan.peak_bytes)} per device", (Table(columns, rows),))
+
+
+def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
+    if not plan.runners_up:
+        return ()
+    shown, rest = plan.runners_up[:_RUNNERS_UP], plan.runners_up[_RUNNERS_UP:]
+    rows = tuple(
+        ("x".join(map(str, r.mesh)), seconds_text(r.step_s), _slower(r.step_s, plan.step_s), bytes_text(r.peak_bytes))
+        for r in shown
+    )
+    columns = (Column("mesh"), *(Column(t, right=True) for t in ("step", "slower by", "peak")))
+    slowest = f", the slowest {seconds_text(max(r.step_s for r in rest))}" if rest else ""
+    more = f"and {len(rest)} more{slowest}" if rest else ""
+    return (Section("Other mesh shapes that were tried", (Table(columns, rows, more),)),)
+
+
+def _slower(step_s: float, best_s: float) -> str:
+    return _percent(step_s / best_s - 1) if best_s else "-"
+
+
+def _warnings(plan: PlanFacts) -> tuple[Section, ...]:
+    alike: dict[str, list[str]] = {}
+    for warning in plan.warnings:
+        alike.setdefault(_NUMBERED.sub("*", warning), []).append(warning)
+    said = [f"{w[0]}{f' (and {len(w) - 1} alike)' if len(w) > 1 else ''}" for w in alike.values()]
+    if len(said) > _WARNINGS:
+        said = [*said[:_WARNINGS], f"and {len(said) - _WARNINGS} more: see plan.warnings"]
+    return (Section("Warnings", (Lines(tuple(said)),)),) if said else ()
+
+
+def _percent(share: float) -> str:
+    """Two figures, enough to see that a small share is not none.
+
+    >>> _percent(1), _percent(0.1234), _percent(0.0004), _percent(0), _percent(1e-9)
+    ('100%', '12%', '0.04%', '0%', '<0.01%')
+    """
+    if 0 < share < 1e-4:
+        return "<0.01%"
+    return f"{share:.0%}" if share >= 0.0995 or not share else f"{100 * share:.2g}%"

@@ -1,0 +1,59 @@
+"""Names of arguments, read as paths, so that the same leaf of repeated layers is said once.
+
+>>> dotted(keys("state.params['layers'][3]['attn']['wq']"))
+'state.params.layers[3].attn.wq'
+>>> repeated("state.params.layers[3].attn.wq")
+'state.params.layers[*].attn.wq'
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+
+_KEY = re.compile(r"""\[(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")\]|(\[[^\]]*\])|\.?([^.\[\]]+)""")
+_NUMBER = re.compile(r"(?<![:\d])\d+")  # not the number of a source line
+
+Keys = tuple[str, ...]
+
+
+def keys(name: str) -> Keys:
+    """A path's keys; positions in sequences stay in brackets.
+
+    >>> keys("state.opt_state[1][0].mu['wte']")
+    ('state', 'opt_state', '[1]', '[0]', 'mu', 'wte')
+    """
+    return tuple(next(g for g in m.groups() if g is not None) for m in _KEY.finditer(name))
+
+
+def dotted(path: Sequence[str]) -> str:
+    """Keys as one name, without quotes."""
+    text = "".join(k if k.startswith("[") else f".{k}" for k in path)
+    return text.removeprefix(".")
+
+
+def repeated(name: str) -> str:
+    """The name with every number as ``*``: equal for the same leaf of different layers.
+
+    >>> repeated("blocks_3/mlp/w1"), repeated("model.py:12 (loss)")
+    ('blocks_*/mlp/w*', 'model.py:12 (loss)')
+    """
+    return _NUMBER.sub("*", name)
+
+
+def merged(names: Sequence[str]) -> str:
+    """One name for names that are :func:`repeated` alike: ``*`` only for the numbers that differ.
+
+    >>> merged(["layers[0].w1", "layers[1].w1"])
+    'layers[*].w1'
+    """
+    numbers = zip(*(_NUMBER.findall(n) for n in names), strict=True)
+    kept = iter([found[0] if len(set(found)) == 1 else "*" for found in numbers])
+    return _NUMBER.sub(lambda _: next(kept), names[0])
+
+
+def shared_prefix(paths: Iterable[Keys]) -> Keys:
+    """The keys that all paths begin with, leaving at least one key of each."""
+    found = [p[:-1] for p in paths]
+    return tuple(os.path.commonprefix(found)) if found else ()

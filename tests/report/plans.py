@@ -1,0 +1,100 @@
+"""Hand-made plans: a decoder of any depth on a mesh x=2, y=4."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from autopar.mesh import Cluster
+from autopar.plan import Argument, Certificate, CollectiveRecord, MeshAxis, PlanFacts, RunnerUp
+
+WHOLE = (-1, -1)
+PARAMS, MU, NU = "state.params", "state.opt_state[1][0].mu", "state.opt_state[1][0].nu"
+
+
+def leaf(path, shape, layout, kind, dtype="float32"):
+    return Argument(path, shape, dtype, layout, kind)
+
+
+def trained(path, shape, layout, state=None):
+    """A parameter and its Adam state (laid out as the parameter unless said otherwise)."""
+    state = layout if state is None else state
+    return [
+        leaf(f"{PARAMS}{path}", shape, layout, "parameter"),
+        leaf(f"{MU}{path}", shape, state, "optimizer"),
+        leaf(f"{NU}{path}", shape, state, "optimizer"),
+    ]
+
+
+def collective(kind, axis, nbytes, cause, phase="forward", where="layers.py:40 (mlp)", count=1, seconds=1e-3):
+    return CollectiveRecord(kind, (axis,), nbytes, count, count, seconds, phase, where, cause)
+
+
+def decoder(layers=2, arrays=None, collectives=None, **changes):
+    """Data parallel over x, Megatron over y, optimizer state split over x: unless arrays are given."""
+    if arrays is None:
+        arrays = [a for i in range(layers) for a in layer(i)]
+        arrays += trained("['wte']", (256, 64), WHOLE, (0, -1))
+    if collectives is None:
+        collectives = [c for i in range(layers) for c in exchanges(i)]
+    fixed = [
+        leaf("state.step", (), WHOLE, "state", "int32"),
+        leaf("batch['tokens']", (16, 32), (0, -1), "batch", "int32"),
+        leaf("batch['targets']", (16, 32), (0, -1), "batch", "int32"),
+    ]
+    communication_s = sum(c.seconds for c in collectives)
+    values = dict(
+        name="train_step",
+        strategy="auto",
+        fingerprint="f" * 32,
+        cluster=Cluster.parse("cpu:8").to_dict(),
+        mesh=(MeshAxis("x", 2), MeshAxis("y", 4)),
+        arguments=(*arrays, *fixed),
+        results=(),
+        ops={},
+        layouts={},
+        moves={},
+        remade={},
+        step_s=0.01 + communication_s,
+        compute_s=0.01,
+        communication_s=communication_s,
+        peak_bytes=300 * 2**20,
+        memory={"parameter": 100 * 2**20, "activation": 199 * 2**20, "batch": 2**20, "output": 0},
+        collectives=tuple(collectives),
+        certificate=Certificate(
+            "optimal", 0.01 + communication_s, 0.01, 0.0004, "highs", "exact", True, 2712, 1311, 0.8, 0.25
+        ),
+        runners_up=(RunnerUp((8,), 0.05, 2**29, "optimal"), RunnerUp((4, 2), 0.06, 2**29, "within gap")),
+        warnings=(),
+    )
+    return PlanFacts(**(values | changes))
+
+
+def layer(i):
+    at = f"['layers'][{i}]"
+    return [
+        *trained(f"{at}['w1']", (64, 256), (-1, 1), (0, 1)),
+        *trained(f"{at}['w2']", (256, 64), (-1, 0), (1, 0)),
+        *trained(f"{at}['ln']['scale']", (64,), WHOLE),
+    ]
+
+
+def exchanges(i):
+    local = 64 * 256
+    return [
+        collective("all-reduce", "y", 32768, "P(sum)->R", where=f"layer_{i}/mlp"),
+        collective("reduce-scatter", "x", 2 * local, "P(sum)->S0", "update", "optax.py:1 (update)", 2),
+        collective("all-gather", "x", 2 * local, "S0->R", "update", "optax.py:2 (apply)", 2),
+    ]
+
+
+def stacked(share):
+    """Mesh of one axis with 100 float32 of parameters, the given share split."""
+    split = math.floor(share * 100)
+    return [
+        leaf(f"{PARAMS}['a']", (split, 8), (0, -1), "parameter"),
+        leaf(f"{PARAMS}['b']", (100 - split, 8), WHOLE, "parameter"),
+    ]
+
+
+change = dataclasses.replace
