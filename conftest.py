@@ -7,4 +7,5 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 
 def pytest_addoption(parser):
+    """Options of this repository's tests."""
     parser.addoption("--update-goldens", action="store_true", help="rewrite the golden texts of tests/report")

@@ -61,10 +61,10 @@ def _section(
         local = sum(local_nbytes(x, plan.mesh_shape) for x in (a, *states))
         rows.append(_Row(dotted(path[len(root) :]), tuple(words), local))
     columns = [Column(dotted(root) or "name", narrowest=28), Column("", right=True), Column("array")]
-    columns.append(Column("placement", narrowest=12))
+    columns.append(Column("placement", narrowest=14))
     if grown:
-        columns.append(Column("optimizer state", narrowest=12))
-    columns.append(Column("per device", right=True))
+        columns.append(Column("optimizer state", narrowest=14))
+    columns.append(Column("bytes", right=True))
     total = bytes_text(sum(r.local_bytes for r in rows))
     heading = f"{title[0].upper()}{title[1:]}{' and optimizer state' if grown else ''}: {total} per device"
     if not any(any(p >= 0 for p in a.layout) for a in members) and len(members) > 3 and kind != "parameter":

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -56,4 +56,5 @@ def merged(names: Sequence[str]) -> str:
 def shared_prefix(paths: Iterable[Keys]) -> Keys:
     """The keys that all paths begin with, leaving at least one key of each."""
     found = [p[:-1] for p in paths]
-    return tuple(os.path.commonprefix(found)) if found else ()
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*found, strict=False))
+    return tuple(column[0] for column in same)

@@ -43,30 +43,30 @@ def decoder(layers=2, arrays=None, collectives=None, **changes):
         leaf("batch['targets']", (16, 32), (0, -1), "batch", "int32"),
     ]
     communication_s = sum(c.seconds for c in collectives)
-    values = dict(
-        name="train_step",
-        strategy="auto",
-        fingerprint="f" * 32,
-        cluster=Cluster.parse("cpu:8").to_dict(),
-        mesh=(MeshAxis("x", 2), MeshAxis("y", 4)),
-        arguments=(*arrays, *fixed),
-        results=(),
-        ops={},
-        layouts={},
-        moves={},
-        remade={},
-        step_s=0.01 + communication_s,
-        compute_s=0.01,
-        communication_s=communication_s,
-        peak_bytes=300 * 2**20,
-        memory={"parameter": 100 * 2**20, "activation": 199 * 2**20, "batch": 2**20, "output": 0},
-        collectives=tuple(collectives),
-        certificate=Certificate(
+    values = {
+        "name": "train_step",
+        "strategy": "auto",
+        "fingerprint": "f" * 32,
+        "cluster": Cluster.parse("cpu:8").to_dict(),
+        "mesh": (MeshAxis("x", 2), MeshAxis("y", 4)),
+        "arguments": (*arrays, *fixed),
+        "results": (),
+        "ops": {},
+        "layouts": {},
+        "moves": {},
+        "remade": {},
+        "step_s": 0.01 + communication_s,
+        "compute_s": 0.01,
+        "communication_s": communication_s,
+        "peak_bytes": 300 * 2**20,
+        "memory": {"parameter": 100 * 2**20, "activation": 199 * 2**20, "batch": 2**20, "output": 0},
+        "collectives": tuple(collectives),
+        "certificate": Certificate(
             "optimal", 0.01 + communication_s, 0.01, 0.0004, "highs", "exact", True, 2712, 1311, 0.8, 0.25
         ),
-        runners_up=(RunnerUp((8,), 0.05, 2**29, "optimal"), RunnerUp((4, 2), 0.06, 2**29, "within gap")),
-        warnings=(),
-    )
+        "runners_up": (RunnerUp((8,), 0.05, 2**29, "optimal"), RunnerUp((4, 2), 0.06, 2**29, "within gap")),
+        "warnings": (),
+    }
     return PlanFacts(**(values | changes))
 
 

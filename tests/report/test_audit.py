@@ -19,7 +19,7 @@ def test_agreement():
 def test_disagreement_is_loud():
     text = audit_text(audit((*ROWS, AuditRow("all-to-all", 0, 0, 2, 64)), planned=900))
     assert "does NOT run as planned" in text
-    assert text.splitlines()[[i for i, x in enumerate(text.splitlines()) if "all-to-all" in x][0]].endswith("NO")
+    assert next(line for line in text.splitlines() if "all-to-all" in line).endswith("NO")
     assert "10.0% UNDER" in text
 
 
