@@ -26,8 +26,8 @@ Builder = Callable[[Site], Rule]
 
 # Random keys are small and their primitives are no functions of position: everything whole, but known.
 WHOLE = frozenset({
-    "random_bits", "random_clone", "random_fold_in", "random_seed", "random_split", "random_unwrap", "random_wrap",
-    "rng_bit_generator", "rng_uniform",
+    "random_bits", "random_clone", "random_fold_in", "random_gamma", "random_seed", "random_split", "random_unwrap",
+    "random_wrap", "rng_bit_generator",
 })  # fmt: skip
 
 TABLE: Mapping[str, Builder] = {
@@ -41,7 +41,6 @@ TABLE: Mapping[str, Builder] = {
     "conj": elementwise(FIRST),
     "convert_element_type": elementwise(FIRST),
     "copy": elementwise(FIRST, flops=0.0),
-    "copy_p": elementwise(FIRST, flops=0.0),
     "div": div,
     "imag": elementwise(FIRST, flops=0.0),
     "mul": elementwise(ALONE),
@@ -63,7 +62,6 @@ TABLE: Mapping[str, Builder] = {
     "dynamic_slice": shaping.dynamic_slice,
     "dynamic_update_slice": shaping.dynamic_update_slice,
     "empty": shaping.iota,
-    "empty2": shaping.iota,
     "iota": shaping.iota,
     "pad": shaping.pad,
     "reshape": shaping.reshape,

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from rule_draw import Draw
+
+from tests.rules.draw import Draw
 
 Case = tuple[Callable, tuple]
 
@@ -164,7 +165,10 @@ def _indexing(d: Draw):
     where = [d.int(0, len(batch) - 1) for _ in pairs]
     for i, w in zip(pairs, where, strict=True):
         batch[w] = shape[i]
-    sizes = [1 if r in ("look", "pair") else n if r in ("full", "mapped") else d.int(1, n) for r, n in zip(roles, shape, strict=True)]
+    sizes = [
+        1 if r in ("look", "pair") else n if r in ("full", "mapped") else d.int(1, n)
+        for r, n in zip(roles, shape, strict=True)
+    ]
     mapped = [i for i, r in enumerate(roles) if r in ("look", "cut", "mapped")]
     mapped = [mapped[i] for i in d.permutation(len(mapped))]
     dtype = d.of(("int32", "int32", "int64", "uint32", "uint8"))
@@ -206,13 +210,16 @@ def _scatter(f: Callable, low: float = -2.0) -> Callable[[Draw], Case]:
 
 def _set_scatter(d: Draw) -> Case:
     # Which of several updates to one place wins is not defined: they are all equal here.
-    f, (x, index, updates) = _scatter(lax.scatter)(d)
     if d.chance(0.25):
-        shape, index, collapsed, mapped, (pairs, where), _, _ = _indexing(d)
+        shape, index, collapsed, mapped, (pairs, _), _, _ = _indexing(d)
         if not pairs and len(collapsed) == len(shape):
             numbers = lax.ScatterDimensionNumbers((), collapsed, mapped)
-            return (lambda x, i: lax.scatter_apply(x, i, jnp.square, numbers, update_shape=index.shape[:-1])), (
-                d.floats(shape), index)  # fmt: skip
+            made = index.shape[:-1]
+            return (lambda x, i: lax.scatter_apply(x, i, jnp.square, numbers, update_shape=made)), (
+                d.floats(shape),
+                index,
+            )
+    f, (x, index, updates) = _scatter(lax.scatter)(d)
     return f, (x, index, np.full_like(updates, 1.5))
 
 
@@ -251,6 +258,11 @@ def _solve(d: Draw) -> Case:
     return (lambda a, b: lax.linalg.triangular_solve(a, b, left_side=True, lower=True)), (a, b)
 
 
+def _householder(d: Draw) -> Case:
+    x = _matrices(d, 4, 3)
+    return lax.linalg.householder_product, (x, d.floats((*x.shape[:-2], 3)))
+
+
 def _tridiagonal(d: Draw) -> Case:
     shape = (*d.shape(1, 2), 4)
     below, above = d.floats(shape), d.floats(shape)
@@ -266,7 +278,7 @@ CASES: dict[str, Callable[[Draw], Case]] = {
     "eigh": lambda d: ((lambda x: lax.linalg.eigh(x, symmetrize_input=False)), (_definite(d),)),
     "fft": _fft,
     "gather": _either(_gather, _gather, _embedding),
-    "householder_product": lambda d: (lambda x: jnp.linalg.qr(x)[0], (_matrices(d, 4, 3),)),
+    "householder_product": _householder,
     "lu": lambda d: (lax.linalg.lu, (_matrices(d, 3, 3),)),
     "lu_pivots_to_permutation": lambda d: (
         lambda p: lax.linalg.lu_pivots_to_permutation(p, 4), (d.ints((*d.shape(1, 2), 3), 3, 3),)),
