@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.tree_util import PyTreeDef, keystr, tree_flatten, tree_flatten_with_path, tree_structure, treedef_tuple
+from jax.tree_util import PyTreeDef, keystr, tree_flatten, tree_flatten_with_path
 
 from autopar.errors import PlanError, TraceError
 from autopar.trace.traced import Signature, Traced

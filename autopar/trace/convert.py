@@ -129,7 +129,8 @@ class Builder:
         return results
 
     def _changes_nothing(self, name: str, params: Mapping[str, Any], arg: int, eqn: JaxprEqn) -> bool:
-        before, after = self.avals[arg], eqn.outvars[0].aval
+        before: ShapedArray = self.avals[arg]
+        after: Any = eqn.outvars[0].aval
         if before.shape != after.shape or before.dtype != after.dtype:
             return False
         if name == "transpose":

@@ -97,7 +97,7 @@ def _jaxpr(x: ClosedJaxpr | Jaxpr) -> str:
 
     def atom(v: Any) -> str:
         if isinstance(v, Literal):
-            return f"{canonical(np.asarray(v.val))}:{v.aval.dtype}"
+            return f"{canonical(np.asarray(v.val))}:{v.aval.str_short()}"
         if v not in numbers:
             numbers[v] = f"{len(numbers)}:{v.aval.str_short()}"
         return numbers[v]

@@ -25,7 +25,7 @@ _UINT = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 
 def expandable(dtype: Any) -> bool:
     """Whether ``random_bits`` of keys of this dtype is a function of position."""
-    return str(dtype) == "key<fry>" and bool(jax.config.jax_threefry_partitionable)
+    return str(dtype) == "key<fry>" and bool(jax.config.values["jax_threefry_partitionable"])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -56,14 +56,10 @@ def random_bits(keys: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
         w = lax.index_in_dim(words, index, axis=-1, keepdims=False)
         return lax.broadcast_in_dim(w, full, axes) if keys.ndim else w
 
-    def spread(count: Any) -> Any:
-        if not keys.ndim or np.ndim(count) == 0:
-            return count
-        return lax.broadcast_in_dim(count, full, tuple(range(keys.ndim, len(full))))
+    def spread(count: Any) -> Any:  # jax's own lowering broadcasts the key words, but not the counts
+        return lax.broadcast_in_dim(count, full, tuple(range(len(full) - np.ndim(count), len(full))))
 
     high, low = positions(shape)
-    if keys.ndim and not shape:
-        low = lax.full(full, 0, np.uint32)
     bits_high, bits_low = threefry2x32_p.bind(word(0), word(1), spread(high), spread(low))
     if bit_width == 64:
         top = lax.convert_element_type(bits_high, np.uint64)

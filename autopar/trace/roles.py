@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from jax.tree_util import PyTreeDef, keystr, tree_flatten_with_path, tree_unflatten
 
 from autopar.ir import Graph
@@ -36,7 +35,7 @@ class Part:
     def children(self) -> Iterator[Part]:
         """The parts it is made of."""
         start = 0
-        for index, tree in enumerate(self.tree.children()):
+        for tree in self.tree.children():
             stop = start + tree.num_leaves
             yield Part(self.position, self.depth + 1, tree, self.leaves[start:stop])
             start = stop
@@ -45,7 +44,8 @@ class Part:
 def arguments(in_tree: PyTreeDef) -> list[Part]:
     """The dynamic arguments, positional ones first."""
     positional, keyword = in_tree.children()
-    parts, start = [], 0
+    parts: list[Part] = []
+    start = 0
     for tree in (*positional.children(), *keyword.children()):
         parts.append(Part(len(parts), 0, tree, tuple(range(start, start + tree.num_leaves))))
         start += tree.num_leaves
@@ -175,12 +175,9 @@ def batch_inputs(
     """
     parts = arguments(in_tree)
     held = {i for i, _ in state}
-    if positions is None:
-        parts = [p for p in parts if held.isdisjoint(p.leaves)]
-    else:
-        parts = [parts[p] for p in positions]
+    chosen = [p for p in parts if held.isdisjoint(p.leaves)] if positions is None else [parts[p] for p in positions]
     found = []
-    for index in (i for part in parts for i in part.leaves):
+    for index in (i for part in chosen for i in part.leaves):
         value = graph.values[graph.inputs[index]]
         if value.shape and not is_key(value):
             found.append(index)

@@ -46,7 +46,7 @@ def frame_kind(filename: str) -> Frame:
         return Frame.USER
     if filename.startswith(_JAX):
         return Frame.JIT if filename.endswith(_JIT_FILE) else Frame.HIDDEN
-    if filename.startswith(_AUTOPAR) or filename.startswith("<frozen"):
+    if filename.startswith((_AUTOPAR, "<frozen")):
         return Frame.HIDDEN
     for root in _PACKAGES:
         if filename.startswith(root):
@@ -60,6 +60,9 @@ def line_text(filename: str, line: int, function: str) -> str:
     return f"{os.path.basename(filename)}:{line} ({function.rpartition('<locals>.')[2]})"
 
 
+UNMARKED = Where(phase="")
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where the equations of one (inlined) jaxpr stand: what their own marks are added to.
@@ -70,7 +73,7 @@ class Origin:
       fixed: the jaxpr was written by autopar; every equation stands exactly at ``where``.
     """
 
-    where: Where = Where(phase="")
+    where: Where = UNMARKED
     jitted: bool = False
     fixed: bool = False
 
@@ -126,10 +129,10 @@ class Sources:
         found = self._stacks.get(key)
         if found is None:
             self._alive.append(traceback)
-            found = self._stacks[key] = self._read(*traceback.raw_frames(), jitted)
+            found = self._stacks[key] = self._read(*traceback.raw_frames(), jitted=jitted)
         return found
 
-    def _read(self, codes: Iterable[types.CodeType], lastis: Iterable[int], jitted: bool) -> tuple[str, str]:
+    def _read(self, codes: Iterable[types.CodeType], lastis: Iterable[int], *, jitted: bool) -> tuple[str, str]:
         kinds = self._kinds
         user = library = None
         kept: list[int] = []

@@ -132,7 +132,7 @@ def _unwrapped(fun: Any, nums: Any, names: Any, donate_nums: Any, donate_names: 
 def _stage(
     fun: Any, signature: Signature, options: dict[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Any, list[str]]:
-    """jax's trace of the step, and what the user should know about it."""
+    """The step as jax traces it, and what the user should know about it."""
     notes: list[str] = []
 
     @functools.wraps(fun)
