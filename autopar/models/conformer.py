@@ -36,7 +36,7 @@ class ConformerConfig(Config):
     kernel: int = 7
     features: int = 16
     frames: int = 32
-    channels: int = 64
+    channels: int = 16
     classes: int = 64
     norm: str = "layer"
     relative: bool = True

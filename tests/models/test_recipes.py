@@ -1,0 +1,139 @@
+"""One contract for every model of the registry: it traces, trains, repeats itself and is exact in float64."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autopar.models import MODELS, Recipe, get
+
+# Largest sizes of each family whose step is traced here, abstractly.
+LARGE = {
+    "mlp": "1b",
+    "gpt": "39b",
+    "gpt-scan": "39b",
+    "bert": "large",
+    "moe": "70b",
+    "llama": "8b",
+    "convnet": "resnet18",
+    "wide-resnet": "4b",
+    "conformer": "l",
+}
+
+TOYS = [f"{name}:{preset}" for name, family in MODELS.items() for preset in family.presets if preset.startswith("toy")]
+
+CONVOLUTIONAL = ("convnet", "wide-resnet", "conformer")
+
+# Compiling is most of the time here, and optimised code is not what is tested.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+@functools.cache
+def trained(name: str) -> tuple[Recipe, tuple, list[float], tuple]:
+    """A toy recipe in float64, its first state, the losses of 20 steps on one batch, and the last state."""
+    recipe = get(name, dtype="float64", learning_rate=3e-3)
+    first = quick_jit(recipe.init)(jax.random.key(0))
+    batch = recipe.batch(0)
+    # But a float64 convolution takes ten times as long when it is not optimised.
+    step = (jax.jit if name.split(":")[0] in CONVOLUTIONAL else quick_jit)(recipe.step)
+    state, losses = first, []
+    for _ in range(20):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    return recipe, first, losses, state
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_trains(name):
+    _, first, losses, last = trained(name)
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.95 * losses[0]
+    assert int(last.step) == 20
+    assert shapes(first) == shapes(last)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_abstract_arguments_are_those_of_the_real_ones(name):
+    recipe, first, _, _ = trained(name)
+    assert shapes(recipe.abstract()) == shapes((first, recipe.batch(0)))
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_every_parameter_learns(name):
+    # A gradient that is zero but for rounding makes two correct runs differ (see the package's docstring).
+    _, first, _, last = trained(name)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), first.params, last.params)
+    still = [(path, by) for path, by in jax.tree_util.tree_leaves_with_path(moved) if by < 1e-4]
+    assert not still
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_float64_is_float64_throughout(name):
+    recipe = trained(name)[0]
+    text = str(jax.make_jaxpr(recipe.step)(*recipe.abstract()))
+    assert not re.findall(r"(?:f32|bf16|f16)\[\d.*", text)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_mixed_precision_keeps_parameters_in_float32(name):
+    recipe = get(name, dtype="bfloat16")
+    state, batch = recipe.abstract()
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    text = str(jax.make_jaxpr(recipe.step)(state, batch))
+    assert re.search(r"bf16\[[\d,]+\] = (dot_general|conv_general_dilated)", text)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_adafactor_keeps_factored_moments(name):
+    recipe = get(name, optimizer="adafactor")
+    state, batch = recipe.abstract()
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < recipe.parameter_count() / 2
+    assert shapes(jax.eval_shape(recipe.step, state, batch)[0]) == shapes(state)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_batches_repeat_and_differ(name):
+    recipe = trained(name)[0]
+    one, again, other = (jax.tree.leaves(recipe.batch(seed)) for seed in (3, 3, 4))
+    assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(("name", "preset"), LARGE.items())
+def test_large_presets_trace(name, preset):
+    recipe = get(name, preset=preset)
+    state, batch = recipe.abstract()
+    after, metrics = jax.eval_shape(recipe.step, state, batch)
+    assert shapes(after) == shapes(state)
+    assert metrics["loss"].shape == () and metrics["loss"].dtype == jnp.float32
+
+
+def test_every_family_has_a_large_preset_in_this_file():
+    assert set(LARGE) == set(MODELS)
+
+
+def test_scanned_and_unrolled_gpt_agree():
+    # The two draw their initial weights and dropout alike, so that whole runs can be compared.
+    np.testing.assert_allclose(trained("gpt:toy")[2], trained("gpt-scan:toy")[2], rtol=1e-12)
+
+
+def test_dropout_changes_with_the_key_in_the_state():
+    recipe, first, losses, last = trained("gpt:toy")
+    step = quick_jit(recipe.step)
+    assert float(step(first, recipe.batch(0))[1]["loss"]) == losses[0]
+    assert float(step(first._replace(key=last.key), recipe.batch(0))[1]["loss"]) != losses[0]
+    assert get("gpt", dropout=0.0).abstract()[0].key is None
+
+
+@pytest.mark.parametrize("name", ["llama:toy", "conformer:toy"])
+def test_layers_start_different(name):
+    layers = trained(name)[1].params["layers"]
+    one, two = (jax.tree.leaves(layers[i]) for i in (0, 1))
+    assert any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))

@@ -1,0 +1,121 @@
+"""The registry's sizes, its errors, and that models stand alone."""
+
+import ast
+from pathlib import Path
+
+import jax
+import pytest
+
+from autopar import models
+from autopar.models import MODELS, get
+
+# Published sizes in millions. S and L of the Conformer are published with an LSTM decoder (10.3 and 118.8); what is
+# modelled is the encoder, 8.8 and 115.6. Alpa's 1.3b mixture of experts is 1345 by Alpa's own formula.
+MILLIONS = {
+    "mlp": {"1b": 1000},
+    "gpt": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},
+    "gpt-scan": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},
+    "bert": {"base": 110, "large": 340},
+    "moe": {"380m": 380, "1.3b": 1345, "2.4b": 2400, "10b": 10000, "27b": 27000, "70b": 70000},
+    "llama": {"8b": 8030},
+    "convnet": {"resnet18": 11.69},
+    "wide-resnet": {"250m": 250, "500m": 500, "1b": 1000, "2b": 2000, "4b": 4000},
+    "conformer": {"s": 8.8, "l": 118.8, "xl": 600, "1b": 1000},
+}
+
+
+def formula(name, c):
+    """The main terms of each family's parameter count, as in its module's docstring."""
+    match name:
+        case "mlp":
+            return c.inputs * c.hidden + (c.layers - 1) * c.hidden**2 + c.hidden * c.outputs
+        case "gpt" | "gpt-scan":
+            return 12 * c.layers * c.hidden**2 + (c.vocab + c.sequence) * c.hidden
+        case "bert":
+            return (12 * c.layers + 1) * c.hidden**2 + (c.vocab + c.sequence) * c.hidden
+        case "moe":
+            dense, ffn = 4 * c.hidden**2, 2 * c.ffn_factor * c.hidden**2
+            layers = c.layers // 2 * (2 * dense + (1 + c.experts) * ffn + c.experts * c.hidden)
+            return layers + (c.vocab + c.sequence) * c.hidden
+        case "llama":
+            attention = 2 * c.hidden**2 + 2 * c.hidden**2 * c.kv_heads // c.heads
+            return c.layers * (attention + 3 * c.hidden * c.ffn) + 2 * c.vocab * c.hidden
+        case "wide-resnet" | "convnet":
+            total, inputs = 3 * c.filters * (49 if c.large_stem else 9), c.filters
+            for i, blocks in enumerate(c.blocks):
+                f, w = c.filters * 2**i, c.width_factor
+                out = 4 * f if c.bottleneck else f
+                for _ in range(blocks):
+                    total += inputs * f + 9 * w * f * f + 4 * w * f * f if c.bottleneck else 9 * f * (inputs + f)
+                    total += inputs * out if inputs != out else 0
+                    inputs = out
+            return total + inputs * c.classes
+        case "conformer":
+            layer = (24 if c.relative else 23) * c.hidden**2 + c.kernel * c.hidden
+            subsampling = 9 * c.channels**2 + c.features // 4 * c.channels * c.hidden
+            return c.layers * layer + subsampling + c.classes * c.hidden
+    raise AssertionError(f"no formula for {name}")
+
+
+@pytest.mark.parametrize(("name", "preset"), [(n, p) for n, presets in MILLIONS.items() for p in presets])
+def test_parameter_counts(name, preset):
+    recipe = get(name, preset=preset)
+    count = recipe.parameter_count()
+    assert count == pytest.approx(MILLIONS[name][preset] * 1e6, rel=0.03)
+    assert count == pytest.approx(formula(name, recipe.config), rel=0.01)
+
+
+def test_every_preset_has_a_count():
+    named = {name: {p for p in family.presets if not p.startswith("toy")} for name, family in MODELS.items()}
+    assert named == {name: set(presets) for name, presets in MILLIONS.items()}
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda: get("gtp"), "unknown model: 'gtp'; did you mean 'gpt'"),
+        (lambda: get("gpt", preset="1.3B"), "unknown preset of 'gpt': '1.3B'; did you mean '1.3b'"),
+        (lambda: get("gpt", layer=3), "unknown size of 'gpt': 'layer'; did you mean 'layers'"),
+        (lambda: get("gpt", optimizer="adam"), "did you mean 'adamw'"),
+        (lambda: get("gpt", dtype="f32"), "unknown dtype: 'f32'"),
+        (lambda: get("gpt", layers=0), "layers must be at least 1, got 0"),
+        (lambda: get("gpt", heads=7), r"hidden \(64\) must be a multiple of heads \(7\)"),
+        (lambda: get("gpt", dropout=1.0), "dropout must be in"),
+        (lambda: get("moe", batch_size=3, sequence=5), "routing group"),
+        (lambda: get("llama", kv_heads=3), "multiple of kv_heads"),
+        (lambda: get("llama", hidden=72), "rotary"),
+        (lambda: get("conformer", norm="group"), "unknown norm: 'group'"),
+        (lambda: get("conformer", features=18), "of 4, by which"),
+    ],
+)
+def test_errors_say_what_to_do(call, hint):
+    with pytest.raises(ValueError, match=hint):
+        call()
+
+
+def test_float64_needs_x64():
+    with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
+        get("mlp", dtype="float64")
+
+
+def test_preset_after_a_colon():
+    assert get("gpt:350m").config == get("gpt", preset="350m").config
+
+
+def test_names_tell_changed_sizes():
+    assert get("gpt").name == "gpt:toy"
+    assert get("gpt", layers=3).name == "gpt:toy (changed)"
+
+
+def test_models_import_nothing_of_autopar():
+    folder = Path(models.__file__).parent
+    imported = set()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                imported.add(node.module)
+    inside = {name for name in imported if name.split(".")[0] == "autopar"}
+    assert inside and all(name.startswith("autopar.models") for name in inside)
