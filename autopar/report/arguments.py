@@ -61,9 +61,9 @@ def _section(
         local = sum(local_nbytes(x, plan.mesh_shape) for x in (a, *states))
         rows.append(_Row(dotted(path[len(root) :]), tuple(words), local))
     columns = [Column(dotted(root) or "name", narrowest=28), Column("", right=True), Column("array")]
-    columns.append(Column("placement", narrowest=14))
+    columns.append(Column("placement", narrowest=12))
     if grown:
-        columns.append(Column("optimizer state", narrowest=14))
+        columns.append(Column("optimizer state", narrowest=9))
     columns.append(Column("bytes", right=True))
     total = bytes_text(sum(r.local_bytes for r in rows))
     heading = f"{title[0].upper()}{title[1:]}{' and optimizer state' if grown else ''}: {total} per device"

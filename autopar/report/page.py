@@ -162,10 +162,16 @@ def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
         return ()
     shown, rest = plan.runners_up[:_RUNNERS_UP], plan.runners_up[_RUNNERS_UP:]
     rows = tuple(
-        ("x".join(map(str, r.mesh)), seconds_text(r.step_s), _slower(r.step_s, plan.step_s), bytes_text(r.peak_bytes))
+        (
+            "x".join(map(str, r.mesh)),
+            seconds_text(r.step_s),
+            _slower(r.step_s, plan.step_s),
+            bytes_text(r.peak_bytes),
+            r.status,
+        )
         for r in shown
     )
-    columns = (Column("mesh"), *(Column(t, right=True) for t in ("step", "slower by", "peak")))
+    columns = (Column("mesh"), *(Column(t, right=True) for t in ("step", "slower by", "peak")), Column("proof"))
     slowest = f", the slowest {seconds_text(max(r.step_s for r in rest))}" if rest else ""
     more = f"and {len(rest)} more{slowest}" if rest else ""
     return (Section("Other mesh shapes that were tried", (Table(columns, rows, more),)),)

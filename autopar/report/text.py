@@ -63,9 +63,9 @@ def _rendered(page: Page, width: int) -> Iterator[RenderableType]:
         yield Text(section.title, style="bold")
         for body in section.body:
             inner = _lines(body) if isinstance(body, Lines) else _table(body, width - _INDENT)
-            yield Padding(inner, (0, 0, 0, _INDENT))
+            yield Padding(inner, (0, 0, 0, _INDENT), expand=False)
             if isinstance(body, Table) and body.more:
-                yield Padding(Text(body.more, style="dim"), (0, 0, 0, _INDENT))
+                yield Padding(Text(body.more, style="dim"), (0, 0, 0, _INDENT), expand=False)
 
 
 def _widths(table: Table, width: int) -> list[int]:

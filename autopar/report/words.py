@@ -193,35 +193,35 @@ def sentence(plan: PlanFacts) -> str:
 
 _DATA, _DIM, _SLICED = (
     "data parallel",
-    "batch split along another dim",
+    "batch split along a later dim",
     "batch sliced inside the step, gradients summed",
 )
 _EXPERT, _TENSOR, _FSDP, _ZERO = "expert parallel", "tensor parallel", "parameters split", "optimizer state split"
 _ACTIVATIONS, _NOTHING = "activations split", "nothing split"
-_ORDER = (_DATA, _DIM, _SLICED, _EXPERT, _TENSOR, _FSDP, _ZERO, _ACTIVATIONS, _NOTHING)
+_ORDER = (_DATA, _SLICED, _EXPERT, _TENSOR, _FSDP, _ZERO, _DIM, _ACTIVATIONS, _NOTHING)
 
 
 def _clauses(use: AxisUse, parameter_bytes: int) -> list[tuple[str, str]]:
     found = []
     if use.examples >= _SOME:
-        found.append((_DATA, ""))
+        found.append((_DATA, _part(use.examples, "batch")))
     if use.other_dims >= _SOME:
-        found.append((_DIM, ""))
+        found.append((_DIM, _part(use.other_dims, "batch")))
     if use.experts >= _SOME:
-        found.append((_EXPERT, ""))
+        found.append((_EXPERT, _part(use.experts, "parameters")))
     if use.tensors >= _SOME:
-        found.append((_TENSOR, _part(use.tensors + use.experts)))
+        found.append((_TENSOR, _part(use.tensors, "parameters")))
     if use.gathered >= _SOME:
-        found.append((_FSDP, f" and gathered for use (FSDP, ZeRO-3){_part(use.gathered)}"))
+        found.append((_FSDP, f" and gathered for use (FSDP, ZeRO-3){_part(use.gathered, 'parameters')}"))
     if use.optimizer_alone >= _SOME:
         zero = " and gradients reduce-scattered (ZeRO-2)" if use.scattered else " (ZeRO-1)"
-        found.append((_ZERO, zero + _part(use.optimizer_alone)))
-    if any(before != _ZERO for before, _ in found):
+        found.append((_ZERO, zero + _part(use.optimizer_alone, "optimizer state")))
+    if any(before not in (_ZERO, _DIM) for before, _ in found):
         return found
     if use.summed_bytes > parameter_bytes / 2:
         return [(_SLICED, ""), *found]
     return found or [(_ACTIVATIONS if use.communicates else _NOTHING, "")]
 
 
-def _part(share: float) -> str:
-    return "" if share >= _ALL else f" for {share:.0%} of the bytes"
+def _part(share: float, of: str) -> str:
+    return "" if share >= _ALL else f" for {share:.0%} of the {of}"

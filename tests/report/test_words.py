@@ -13,7 +13,7 @@ GATHERED = collective("all-gather", "x", 64 * 256 * 4, "S0->R")
 
 def test_megatron_with_zero_2():
     assert sentence(decoder()) == (
-        "mesh x=2 y=4: data parallel over x, tensor parallel over y for 80% of the bytes, "
+        "mesh x=2 y=4: data parallel over x, tensor parallel over y for 80% of the parameters, "
         "optimizer state split over x and gradients reduce-scattered (ZeRO-2)"
     )
 
@@ -64,7 +64,7 @@ def test_experts_are_known_by_name_or_by_their_exchange():
 
 def test_small_shares_are_left_out_and_partial_ones_are_said():
     assert "tensor parallel" not in sentence(decoder(0, stacked(0.05), []))
-    assert "tensor parallel over x for 50% of the bytes" in sentence(decoder(0, stacked(0.5), []))
+    assert "tensor parallel over x for 50% of the parameters" in sentence(decoder(0, stacked(0.5), []))
     assert sentence(decoder(0, stacked(0.95), [])).count("%") == 0
 
 

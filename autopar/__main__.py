@@ -1,0 +1,5 @@
+"""``python -m autopar`` is ``autopar``."""
+
+from autopar.cli import main
+
+main()

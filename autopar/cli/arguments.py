@@ -1,0 +1,77 @@
+"""What is typed on the command line, as values; what does not make sense is an error that says what would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from autopar.errors import OptionError
+from autopar.mesh import Cluster
+from autopar.models import Recipe, get
+from autopar.units import parse_bytes
+
+
+def parse_mesh(text: str | None) -> tuple[int, ...] | None:
+    """``2x4`` as axis sizes.
+
+    >>> parse_mesh("2x4"), parse_mesh(None)
+    ((2, 4), None)
+    """
+    if text is None:
+        return None
+    sizes = text.lower().split("x")
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise OptionError(
+            f"--mesh {text!r} is not a mesh shape; write axis sizes joined by x, such as 8, 2x4 or 2x2x2."
+        )
+    return tuple(map(int, sizes))
+
+
+def parse_memory(text: str | None) -> int | None:
+    """``8GiB`` as bytes."""
+    if text is None:
+        return None
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise OptionError(f"--memory: {error}.") from None
+
+
+def find_model(name: str, preset: str | None, sizes: Sequence[str]) -> Recipe:
+    """A recipe of the zoo, with sizes changed as ``layers=4``.
+
+    Raises:
+      OptionError: there is no such model, preset or size, or the sizes do not go together.
+    """
+    try:
+        return get(name, preset=preset or "toy", **dict(map(_size, sizes)))
+    except ValueError as error:
+        raise OptionError(f"{error}") from None
+
+
+def _size(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not value:
+        raise OptionError(f"--set {text!r} is not a size; write NAME=VALUE, such as --set layers=4.")
+    for kind in (int, float):
+        try:
+            return key, kind(value)
+        except ValueError:
+            continue
+    return key, value
+
+
+def provide_devices(cluster: Cluster) -> None:
+    """Give this process the virtual devices of a ``cpu`` cluster, which jax can do only before it is first used.
+
+    Where jax has started already nothing changes; too few devices are found out when the step is compiled.
+    """
+    if cluster.device.name != "cpu":
+        return
+    try:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", cluster.devices)
+    except RuntimeError:
+        return

@@ -1,0 +1,57 @@
+"""What the command line shows while it works. It goes to standard error, so that results can be piped."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_BETWEEN_LINES_S = 5.0
+
+
+def notes() -> Console:
+    """The console for everything that is not the result."""
+    return Console(stderr=True, highlight=False)
+
+
+@contextlib.contextmanager
+def planning(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """Shows that planning goes on; yields a function that prints a line of it."""
+    begin = time.perf_counter()
+    with console.status(f"{what} ...") as status:
+        if not console.is_terminal:
+            console.print(f"{what} ...")
+
+        def line(text: str) -> None:
+            console.print(f"  {time.perf_counter() - begin:5.1f} s  {text}", markup=False)
+            status.update(f"{what}: {text}")
+
+        yield line
+
+
+@contextlib.contextmanager
+def training(console: Console, steps: int, unit: str) -> Iterator[Callable[[int, float, float], None]]:
+    """A bar in a terminal, a line now and then elsewhere; yields ``show(steps done, loss, units per second)``."""
+    if console.is_terminal:
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task("", total=steps)
+            yield lambda done, loss, rate: bar.update(task, completed=done, description=_figures(loss, rate, unit))
+        return
+    said = [0.0]
+
+    def show(done: int, loss: float, rate: float) -> None:
+        now = time.perf_counter()
+        if done in (1, steps) or now - said[0] > _BETWEEN_LINES_S:
+            said[0] = now
+            console.print(f"  step {done:>{len(str(steps))}}/{steps}  {_figures(loss, rate, unit)}")
+
+    yield show
+
+
+def _figures(loss: float, rate: float, unit: str) -> str:
+    speed = f"  {rate:,.0f} {unit}/s" if rate else ""
+    return f"loss {loss:.4f}{speed}"
