@@ -15,7 +15,9 @@ _WIDER = {
     "bfloat16": {"float32", "float64", "complex64", "complex128"},
     "float32": {"float64", "complex64", "complex128"},
     "float64": {"complex128"},
-    "complex64": {"complex128"},
+    # Dropping the imaginary part is exact, and linear.
+    "complex64": {"complex128", "float32", "float64"},
+    "complex128": {"float64"},
 }
 
 
@@ -43,7 +45,7 @@ def summable(dtype: str) -> bool:
 
 
 def widens(src: str, dst: str) -> bool:
-    """Whether a partial sum keeps its meaning from ``src`` to ``dst``: equal, or a wider float."""
+    """Whether a partial sum keeps its meaning from ``src`` to ``dst``: equal, a wider float, or a real part."""
     return summable(src) and (src == dst or dst in _WIDER.get(src, ()))
 
 
