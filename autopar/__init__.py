@@ -1,0 +1,49 @@
+"""autopar: automatic parallelisation of JAX training steps.
+
+Example:
+  >>> import autopar
+  >>> @autopar.parallelize(cluster="cpu:8")
+  ... def train_step(state, batch): ...
+"""
+
+from autopar.api import Executable, Parallelized, Plan, compile, load_plan, parallelize, plan
+from autopar.errors import (
+    AutoparError,
+    ClusterError,
+    InfeasibleError,
+    InternalError,
+    OptionError,
+    PlanError,
+    RuleError,
+    SolverError,
+    TraceError,
+)
+from autopar.lower import Audit
+from autopar.mesh import Cluster
+from autopar.planner import Options
+from autopar.sharding.rules import register_rule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Audit",
+    "AutoparError",
+    "Cluster",
+    "ClusterError",
+    "Executable",
+    "InfeasibleError",
+    "InternalError",
+    "OptionError",
+    "Options",
+    "Parallelized",
+    "Plan",
+    "PlanError",
+    "RuleError",
+    "SolverError",
+    "TraceError",
+    "compile",
+    "load_plan",
+    "parallelize",
+    "plan",
+    "register_rule",
+]

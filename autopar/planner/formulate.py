@@ -24,8 +24,13 @@ subject to::
     sum_{values live at p} bytes <= budget      for each binding point p        (limit_memory)
 
 ``made(b,l)`` is the sum of the maker's variables whose options make b in layout l; ``wanted`` likewise.
-With ``remake``, readers of the forward pass and later ones do not share copies of a value (each group pays
-its own moves), so no converted copy is held from the forward to the backward pass.
+With ``hold``, readers of the forward pass (early) and later ones (late) pay their own moves e and l, and may
+share a move by holding its result in memory from the forward to the backward pass::
+
+    k[b,a] >= 0           move a of b is made once and held     objective - times(b) seconds(a) k[b,a]
+    k[b,a] <= e[b,a],  k[b,a] <= l[b,a]                         (hold)
+
+and the memory limit at a point between the passes counts the bytes of what is held.
 
 So a conversion is a path, shared pieces of paths are paid once, and with one reader (f = g) the flow is a
 shortest-path problem whose relaxation is integral.
@@ -41,12 +46,14 @@ import pulp
 from autopar.ir import Value
 from autopar.planner.atoms import Atoms, is_late
 from autopar.planner.classes import Classes
-from autopar.planner.conversion import Conversions
+from autopar.planner.conversion import Arc, Conversions
 from autopar.planner.fold import Nodes
+from autopar.planner.memory import local_bytes
 from autopar.planner.weigh import Weigher
 from autopar.sharding.layout import SUM, Layout, Move
 
 Terms = dict[pulp.LpVariable, float]
+Paid = dict[Arc, pulp.LpVariable]
 Marginal = dict[Layout, list[int]]  # layout -> options of a node
 
 
@@ -69,6 +76,15 @@ class Bundle:
     members: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A copy that may be held between the passes: its variable, and its size."""
+
+    variable: pulp.LpVariable
+    bundle: Bundle
+    layout: Layout
+
+
 @dataclass
 class Formulation:
     """The program and the meaning of its variables."""
@@ -79,6 +95,8 @@ class Formulation:
     atoms: Atoms
     classes: Classes
     nodes: Nodes
+    holds: list[Hold] = field(default_factory=list)
+    _held_spans: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     points: dict[int, tuple[Terms, float]] = field(default_factory=dict)  # position -> (bytes, limit)
 
     @property
@@ -99,14 +117,14 @@ class Formulation:
 
         A later call for a position gives it a lower limit.
         """
-        terms = self._bytes_at(live)
+        terms = self._bytes_at(position, live)
         self.points[position] = (terms, limit)
         name = f"memory_{position}_{self.problem.numConstraints()}"
         scale = max(limit, 1.0)
         scaled = pulp.LpAffineExpression({v: n / scale for v, n in terms.items()})
         self.problem.addConstraint(pulp.LpConstraint(scaled, pulp.LpConstraintLE, name, limit / scale))
 
-    def _bytes_at(self, live: Mapping[int, Mapping[Layout, float]]) -> Terms:
+    def _bytes_at(self, position: int, live: Mapping[int, Mapping[Layout, float]]) -> Terms:
         terms: Terms = {}
         for v, nbytes in live.items():
             maker, slot = self.atoms.producer[v]
@@ -116,12 +134,33 @@ class Formulation:
                 size = nbytes[choices[own].results[slot]]
                 variable = self.choice[root][k]
                 terms[variable] = terms.get(variable, 0.0) + size
+        for held in self.holds:
+            across = sum(start <= position <= end for start, end in self._spans(held.bundle))
+            if across:
+                terms[held.variable] = across * float(local_bytes(held.bundle.value, held.layout, self.atoms.mesh))
         return terms
 
-    def within(self, position: int, option: Mapping[int, int]) -> bool:
-        """Whether options keep the memory limit at a position."""
+    def _spans(self, bundle: Bundle) -> list[tuple[int, int]]:
+        """Per value of a bundle: positions from its first early reader to its last late one."""
+        found = self._held_spans.get(bundle.members[0])
+        if found is None:
+            found = self._held_spans[bundle.members[0]] = []
+            for v in bundle.members:
+                readers = [self.atoms.atoms[r] for r, _ in self.atoms.readers[v]]
+                early = [a.index for a in readers if not is_late(a)]
+                late = [a.index if a.kind == "op" else len(self.atoms.atoms) for a in readers if is_late(a)]
+                found.append((min(early), max(late)))
+        return found
+
+    def held(self, values: Mapping[str, float]) -> frozenset[int]:
+        """Values of which some converted copy is held between the passes."""
+        return frozenset(v for h in self.holds if values[h.variable.name] > 0.5 for v in h.bundle.members)
+
+    def within(self, position: int, option: Mapping[int, int], held: frozenset[int]) -> bool:
+        """Whether options, and the values held, keep the memory limit at a position."""
         terms, limit = self.points[position]
         chosen = {self.choice[root][k] for root, k in option.items()}
+        chosen |= {h.variable for h in self.holds if h.bundle.members[0] in held}
         return sum(n for variable, n in terms.items() if variable in chosen) <= limit * (1 + 1e-9)
 
 
@@ -146,7 +185,7 @@ def formulate(
     weigher: Weigher,
     conversions: Conversions,
     *,
-    remake: bool = False,
+    hold: bool = False,
 ) -> Formulation:
     """Build the program."""
     problem = pulp.LpProblem("layouts", pulp.LpMinimize)
@@ -154,12 +193,14 @@ def formulate(
     builder.choose()
     bundles = bundle_values(atoms, classes)
     for index, bundle in enumerate(bundles):
-        for late in (False, True) if remake else (None,):
-            builder.flow(index, bundle, late)
+        if hold:
+            builder.hold(index, bundle)
+        else:
+            builder.flow(f"{index}", bundle, bundle.readers)
     problem.setObjective(pulp.LpAffineExpression(builder.objective))
     for terms, sense, right, name in builder.rows:
         problem.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, right))
-    return Formulation(problem, builder.choice, bundles, atoms, classes, nodes)
+    return Formulation(problem, builder.choice, bundles, atoms, classes, nodes, builder.holds)
 
 
 class _Builder:
@@ -180,6 +221,7 @@ class _Builder:
         self.conversions = conversions
         self.choice: dict[int, list[pulp.LpVariable]] = {}
         self.objective: Terms = {}
+        self.holds: list[Hold] = []
         self.rows: list[tuple[Terms, int, float, str]] = []
 
     def choose(self) -> None:
@@ -211,22 +253,34 @@ class _Builder:
             found.setdefault(layout, []).append(k)
         return root, found
 
-    def flow(self, index: int, bundle: Bundle, late: bool | None) -> None:
-        """Conversions of one bundle to what its readers want: all, or only early or late ones."""
+    def hold(self, index: int, bundle: Bundle) -> None:
+        """Early and late readers pay apart, or once for what is held between the passes."""
+        late = [r for r in bundle.readers if is_late(self.atoms.atoms[self.classes.members[r[0]][0]])]
+        early = [r for r in bundle.readers if r not in late]
+        paid = [self.flow(f"{index}{when}", bundle, readers) for when, readers in (("e", early), ("l", late))]
+        for n, (arc, variable) in enumerate(paid[0].items()):
+            seconds = self.conversions.seconds(bundle.value, *arc) * bundle.times
+            if arc not in paid[1] or not seconds:
+                continue
+            k = self.problem.add_variable(f"k_{index}_{n}", 0, 1)
+            self.objective[k] = -seconds
+            for other, side in ((variable, "e"), (paid[1][arc], "l")):
+                self.rows.append(({k: 1.0, other: -1.0}, pulp.LpConstraintLE, 0.0, f"hold_{index}_{n}{side}"))
+            self.holds.append(Hold(k, bundle, arc[1].apply(arc[0])))
+
+    def flow(self, name: str, bundle: Bundle, readers: Iterable[tuple[int, int]]) -> Paid:
+        """Conversions of one bundle to what readers want; returns the variable that pays for each move."""
         maker, made = self.marginal(*bundle.maker, made=True)
         wants: dict[object, tuple[int, Marginal]] = {}
-        for c, slot in bundle.readers:
-            if late is not None and is_late(self.atoms.atoms[self.classes.members[c][0]]) != late:
-                continue
+        for c, slot in readers:
             reader, wanted = self.marginal(c, slot, made=False)
             if reader == maker and wanted == made:
                 continue
             wants[(reader, tuple((x, tuple(k)) for x, k in wanted.items()))] = (reader, wanted)
-        if not wants:
-            return
-        shared: dict[tuple[Layout, Move], pulp.LpVariable] | None = {} if len(wants) > 1 else None
+        paid: Paid = {}
         for r, (reader, wanted) in enumerate(wants.values()):
-            self._reader(f"{index}_{r}{'l' * bool(late)}", bundle, (maker, made), (reader, wanted), shared)
+            self._reader(f"{name}_{r}", bundle, (maker, made), (reader, wanted), paid, alone=len(wants) == 1)
+        return paid
 
     def _reader(
         self,
@@ -234,7 +288,9 @@ class _Builder:
         bundle: Bundle,
         maker: tuple[int, Marginal],
         reader: tuple[int, Marginal],
-        shared: dict[tuple[Layout, Move], pulp.LpVariable] | None,
+        paid: Paid,
+        *,
+        alone: bool,
     ) -> None:
         useful = self._useful(bundle.value, maker[1], reader[1])
         balance: dict[Layout, Terms] = {}
@@ -250,12 +306,13 @@ class _Builder:
         for n, (src, move, dst, seconds) in enumerate(useful):
             f = self.problem.add_variable(f"f_{name}_{n}", 0, 1)
             cost = seconds * bundle.times
-            if shared is None:
+            if alone:
                 self.objective[f] = cost
+                paid[src, move] = f
             else:
-                g = shared.get((src, move))
+                g = paid.get((src, move))
                 if g is None:
-                    g = shared[src, move] = self.problem.add_variable(f"g_{name}_{len(shared)}", 0, 1)
+                    g = paid[src, move] = self.problem.add_variable(f"g_{name}_{len(paid)}", 0, 1)
                     self.objective[g] = cost
                 self.rows.append(({f: 1.0, g: -1.0}, pulp.LpConstraintLE, 0.0, f"pay_{name}_{n}"))
             balance.setdefault(src, {})[f] = -1.0

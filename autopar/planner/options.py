@@ -40,7 +40,7 @@ class Options:
     divide_work: bool = False
     solver: str = "highs"
     time_limit_s: float = 120.0
-    mip_gap: float = 1e-3
+    mip_gap: float = 5e-3
     tie_above: int = 1500
     backend: str = "shard_map"
 

@@ -56,11 +56,12 @@ def price(
     mesh: LogicalMesh,
     lives: tuple[Lifetime, ...],
     *,
-    remake: bool = False,
+    held: frozenset[int] | None = None,
 ) -> Priced:
     """Price a choice for every atom.
 
-    With ``remake``, readers after the forward pass get copies of their own (see planner.formulate).
+    Converted copies serve readers after the forward pass too if their value is in ``held`` (None: all are);
+    other values are converted anew (see planner.formulate).
 
     Raises:
       InternalError: a reader wants a layout that its operand cannot be converted to.
@@ -76,8 +77,8 @@ def price(
         work_s += atom.frequency * weigher.seconds(atom)[choices[atom.index]]
         made.update(zip(atom.results, choice.results, strict=True))
         at = len(atoms.atoms) if atom.kind == "input" else atom.index
-        late = remake and is_late(atom)
         for v, layout in zip(atom.operands, choice.operands, strict=True):
+            late = held is not None and v not in held and is_late(atom)
             spans = wanted.setdefault((v, late), {})
             first, last = spans.get(layout, (at, at))
             spans[layout] = (min(first, at), max(last, at))

@@ -210,13 +210,12 @@ class _Search:
         self.lives: tuple[Lifetime, ...] = lifetimes(atoms)
         self.solve_s = 0.0
         self.build_s = 0.0
-        self.remake = False
-        self.formulation = self._formulate(remake=False)
+        self.formulation = self._formulate(hold=False)
 
-    def _formulate(self, *, remake: bool) -> Formulation:
+    def _formulate(self, *, hold: bool) -> Formulation:
         begin = time.perf_counter()
-        self.remake = remake
-        self.formulation = self.build(remake=remake)
+        self.formulation = self.build(hold=hold)
+        self.program = HighsProgram(self.formulation.problem)
         self.build_s += time.perf_counter() - begin
         return self.formulation
 
@@ -227,17 +226,20 @@ class _Search:
     def run(self, budget: float) -> tuple[Priced, str, float]:
         """(priced choices, status, proven bound).
 
-        The program without memory limits bounds all others from below. Where its plan does not fit, copies are
-        no longer held between passes, and limits are added at the peaks that appear.
+        Where the plan does not fit, holding copies between the passes becomes a choice, and limits are added at
+        the peaks that appear. Limits at the budget keep the bound a bound; tighter ones, which make room for converted
+        copies, do not raise it.
         """
         priced, status, bound = self._solve(budget)
         if priced.memory.peak_bytes <= budget:
             return priced, status, bound
-        self._formulate(remake=True)
+        self._formulate(hold=True)
         limits: dict[int, float] = {}
         for _ in range(_MEMORY_ROUNDS):
+            exact = all(limit >= budget for limit in limits.values())
             self._limit(priced.memory, limits, budget)
-            priced, status, _ = self._solve(budget)
+            priced, status, found = self._solve(budget)
+            bound = max(bound, found) if exact and priced.memory.position not in limits else bound
             if priced.memory.peak_bytes <= budget:
                 return priced, status, bound
         raise shortage(self.formulation, self.mesh, budget, self._live, priced.memory)
@@ -265,25 +267,38 @@ class _Search:
     def _solve(self, budget: float) -> tuple[Priced, str, float]:
         options, problem = self.options, self.formulation.problem
         if options.solver == "cbc":
-            outcome = solve_cbc(problem, self.left_s, options.mip_gap)
-            self.solve_s += outcome.solve_s
+            outcome = self._timed(solve_cbc(problem, self.left_s, options.mip_gap))
             return self._accept(outcome, budget), outcome.status, outcome.bound
-        program = HighsProgram(problem)
-        relaxed = program.relax(self.left_s)
-        self.solve_s += relaxed.solve_s
+        program = self.program
+        relaxed = self._timed(program.relax(self.left_s))
         if relaxed.status == "infeasible":
             raise shortage(self.formulation, self.mesh, budget, self._live, None)
-        rounded = self._price(relaxed, keep_limits=True) if relaxed.values else None
-        if rounded is not None and rounded.step_s - relaxed.bound <= options.mip_gap * rounded.step_s + 1e-15:
-            return rounded, "optimal", relaxed.bound
-        outcome = program.branch(self.left_s, options.mip_gap)
+        best = self._price(relaxed, keep_limits=True) if relaxed.values else None
+        if self._good(best, relaxed.bound):
+            return best, "optimal", relaxed.bound  # type: ignore[return-value]
+        if relaxed.values and not relaxed.integral:
+            dived = self._timed(program.dive(self.left_s / 2, options.mip_gap / 4))
+            best = _better(best, self._price(dived) if dived.values else None)
+            if self._good(best, relaxed.bound):
+                return best, "optimal", relaxed.bound  # type: ignore[return-value]
+        outcome = self._timed(program.branch(self.left_s, options.mip_gap / 2))
+        if best is None:
+            best = self._accept(outcome, budget)
+        elif outcome.values:
+            best = _better(best, self._price(outcome))
+        assert best is not None
+        bound = relaxed.bound if outcome.status == "infeasible" else max(outcome.bound, relaxed.bound)
+        return best, outcome.status, bound
+
+    def _timed(self, outcome: Outcome) -> Outcome:
         self.solve_s += outcome.solve_s
-        if rounded is not None and not outcome.values and outcome.status != "infeasible":
-            return rounded, "time limit", relaxed.bound
-        priced = self._accept(outcome, budget)
-        if rounded is not None and rounded.step_s < priced.step_s:
-            priced = rounded
-        return priced, outcome.status, max(outcome.bound, relaxed.bound)
+        return outcome
+
+    def _good(self, priced: Priced | None, bound: float) -> bool:
+        """Whether choices are within the gap asked for."""
+        if priced is None:
+            return False
+        return priced.step_s - bound <= self.options.mip_gap * priced.step_s + 1e-12 * abs(bound) + 1e-15
 
     def _accept(self, outcome: Outcome, budget: float) -> Priced:
         if outcome.status == "infeasible":
@@ -304,10 +319,17 @@ class _Search:
             root: int(np.argmax([outcome.values[v.name] for v in variables]))
             for root, variables in formulation.choice.items()
         }
-        if keep_limits and not all(formulation.within(point, option) for point in formulation.points):
+        held = formulation.held(outcome.values) if formulation.holds else None
+        limited = formulation.points if keep_limits and held is not None else ()
+        if not all(formulation.within(point, option, held or frozenset()) for point in limited):
             return None
         choices = formulation.lift(option)
-        return self.price(formulation.atoms, choices, lives=self.lives, remake=self.remake)
+        return self.price(formulation.atoms, choices, lives=self.lives, held=held)
+
+
+def _better(a: Priced | None, b: Priced | None) -> Priced | None:
+    found = [x for x in (a, b) if x is not None]
+    return min(found, key=lambda x: x.step_s, default=None)
 
 
 def warnings_of(atoms: Atoms) -> list[str]:

@@ -7,7 +7,7 @@ rounded plan is farther from the bound than the gap asked for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import highspy
@@ -17,8 +17,6 @@ import pulp
 from autopar.errors import OptionError, SolverError, nearest
 
 SOLVERS = ("highs", "cbc")
-
-Choose = Callable[[Mapping[int, np.ndarray]], float]
 
 
 @dataclass(frozen=True)
@@ -41,23 +39,25 @@ class Outcome:
 
 
 class HighsProgram:
-    """A PuLP problem handed to HiGHS once, then solved as a relaxation and, if need be, with integers."""
+    """A PuLP problem handed to HiGHS once. Rows that PuLP gains later are added; the basis is kept."""
 
     def __init__(self, problem: pulp.LpProblem) -> None:
+        self._problem = problem
         self._variables = problem.variables()
-        index = {v: i for i, v in enumerate(self._variables)}
+        self._index = {v: i for i, v in enumerate(self._variables)}
         cost = np.zeros(len(self._variables))
         for v, c in problem.objective.items():
-            cost[index[v]] = c
+            cost[self._index[v]] = c
         self.scale = _scale(cost)
+        rows = problem.constraints()
         starts, columns, coefficients, lower, upper = [0], [], [], [], []
-        for row in problem.constraints():
-            columns.extend([index[v] for v in row])
+        for row in rows:
+            columns.extend([self._index[v] for v in row])
             coefficients.extend(row.values())
             starts.append(len(columns))
-            right = -row.constant
-            lower.append(right if row.sense != pulp.LpConstraintLE else -highspy.kHighsInf)
-            upper.append(right if row.sense != pulp.LpConstraintGE else highspy.kHighsInf)
+            low, high = _sides(row)
+            lower.append(low)
+            upper.append(high)
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = len(cost), len(lower)
         lp.col_cost_ = cost * self.scale
@@ -68,49 +68,76 @@ class HighsProgram:
         lp.a_matrix_.start_ = np.array(starts, dtype=np.int32)
         lp.a_matrix_.index_ = np.array(columns, dtype=np.int32)
         lp.a_matrix_.value_ = np.array(coefficients)
-        self._lp = lp
-        self._integers = np.array([v.cat == pulp.LpInteger for v in self._variables])
-        self.highs = highspy.Highs()
-        self.highs.setOptionValue("output_flag", False)
-        self.highs.setOptionValue("threads", 1)
-        self.highs.passModel(lp)
+        self._rows = len(rows)
+        self._integers = np.flatnonzero([v.cat == pulp.LpInteger for v in self._variables]).astype(np.int32)
+        self._solution = np.zeros(0)
+        self._highs = highspy.Highs()
+        self._highs.setOptionValue("output_flag", False)
+        self._highs.setOptionValue("threads", 1)
+        self._highs.passModel(lp)
 
     def relax(self, time_limit_s: float) -> Outcome:
-        """Solve the linear relaxation."""
+        """Solve the linear relaxation, starting from the last basis."""
+        self._sync()
+        self._kinds(highspy.HighsVarType.kContinuous)
         return self._run(time_limit_s, integers=False)
 
-    def branch(self, time_limit_s: float, gap: float, start: np.ndarray | None = None) -> Outcome:
+    def dive(self, time_limit_s: float, gap: float) -> Outcome:
+        """Keep the options on which the last relaxation is decided, and branch on the others alone.
+
+        The bound of the outcome is that of the smaller program: it proves nothing about the whole.
+        """
+        x = self._solution[self._integers]
+        low, high = np.where(x > 1 - 1e-6, 1.0, 0.0), np.where(x < 1e-6, 0.0, 1.0)
+        n = len(self._integers)
+        self._highs.changeColsBounds(n, self._integers, low, high)
+        outcome = self.branch(time_limit_s, gap)
+        self._highs.changeColsBounds(n, self._integers, np.zeros(n), np.ones(n))
+        return outcome
+
+    def branch(self, time_limit_s: float, gap: float) -> Outcome:
         """Solve with integers to a relative gap."""
-        kinds = [highspy.HighsVarType.kInteger if i else highspy.HighsVarType.kContinuous for i in self._integers]
-        lp = self._lp
-        lp.integrality_ = kinds
-        self.highs.passModel(lp)
-        self.highs.setOptionValue("mip_rel_gap", gap)
-        self.highs.setOptionValue("mip_abs_gap", 1e-9)
-        if start is not None:
-            solution = highspy.HighsSolution()
-            solution.col_value = list(start)
-            self.highs.setSolution(solution)
+        self._sync()
+        self._kinds(highspy.HighsVarType.kInteger)
+        self._highs.setOptionValue("mip_rel_gap", gap)
+        self._highs.setOptionValue("mip_abs_gap", 1e-9)
         return self._run(time_limit_s, integers=True)
+
+    def _sync(self) -> None:
+        for row in self._problem.constraints()[self._rows :]:
+            columns = np.array([self._index[v] for v in row], dtype=np.int32)
+            self._highs.addRow(*_sides(row), len(columns), columns, np.array(list(row.values())))
+            self._rows += 1
+
+    def _kinds(self, kind: highspy.HighsVarType) -> None:
+        kinds = np.full(len(self._integers), int(kind), dtype=np.uint8)
+        self._highs.changeColsIntegrality(len(kinds), self._integers, kinds)
 
     def _run(self, time_limit_s: float, *, integers: bool) -> Outcome:
         begin = time.perf_counter()
-        self.highs.setOptionValue("time_limit", float(max(time_limit_s, 0.1)) + self.highs.getRunTime())
-        self.highs.run()
-        status = self.highs.getModelStatus()
-        info = self.highs.getInfo()
+        self._highs.setOptionValue("time_limit", max(time_limit_s, 0.1) + self._highs.getRunTime())
+        self._highs.run()
+        status = self._highs.getModelStatus()
+        info = self._highs.getInfo()
         seconds = time.perf_counter() - begin
         known = highspy.HighsModelStatus
         if status in (known.kInfeasible, known.kUnboundedOrInfeasible):
             return Outcome("infeasible", {}, np.inf, False, seconds)
-        x = np.array(self.highs.getSolution().col_value)
+        x = np.array(self._highs.getSolution().col_value)
         has = len(x) == len(self._variables) and info.primal_solution_status == 2
         bound = (info.mip_dual_bound if integers else info.objective_function_value) / self.scale
         if status != known.kOptimal and not integers:
             bound = -np.inf
+        self._solution = x
         values = {v.name: float(value) for v, value in zip(self._variables, x, strict=True)} if has else {}
         integral = has and bool(np.all(np.abs(x - np.round(x))[self._integers] < 1e-5))
         return Outcome("optimal" if status == known.kOptimal else "time limit", values, bound, integral, seconds)
+
+
+def _sides(row: pulp.LpConstraint) -> tuple[float, float]:
+    right = -row.constant
+    low = right if row.sense != pulp.LpConstraintLE else -highspy.kHighsInf
+    return low, right if row.sense != pulp.LpConstraintGE else highspy.kHighsInf
 
 
 def solve_cbc(problem: pulp.LpProblem, time_limit_s: float, gap: float) -> Outcome:
