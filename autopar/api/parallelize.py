@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, overload
+from typing import Any
 
 import jax
 
@@ -104,10 +104,6 @@ class Parallelized:
         return self.executable.plan
 
 
-@overload
-def parallelize(fun: Callable[..., Any], **settings: Any) -> Parallelized: ...
-@overload
-def parallelize(fun: None = None, **settings: Any) -> Callable[[Callable[..., Any]], Parallelized]: ...
 def parallelize(
     fun: Callable[..., Any] | None = None,
     *,
@@ -119,7 +115,7 @@ def parallelize(
     static_argnames: str | Iterable[str] = (),
     donate_argnums: int | Sequence[int] = (),
     progress: Progress | None = None,
-) -> Parallelized | Callable[[Callable[..., Any]], Parallelized]:
+) -> Any:
     """Spread a single-device training step over a cluster.
 
     Args:
@@ -132,7 +128,8 @@ def parallelize(
       progress: called with lines of text while planning.
 
     Returns:
-      A function with the step's signature. ``.plan`` is what it runs, once it has been called.
+      A :class:`Parallelized`, called like the step; ``.plan`` is what it runs, once it has been called. Without
+      ``fun``, a decorator that makes one.
 
     Raises:
       ClusterError: the cluster is unknown, at once; or larger than the devices present, at the first call.
