@@ -21,11 +21,11 @@ subject to::
     made(b,l) + sum_{a into l} f = wanted(b,r,l) + sum_{a out of l} f
                                                 for each bundle, reader, l      (flow)
     f[b,r,a] <= g[b,a]                          where b has several readers     (flow)
-    sum_{values live at p} bytes <= budget      for each binding point p        (limit_memory)
+    sum_{live at p} bytes <= budget             for each point p that binds     (budget.Budget)
 
 ``made(b,l)`` is the sum of the maker's variables whose options make b in layout l; ``wanted`` likewise.
-With ``hold``, readers of the forward pass (early) and later ones (late) pay their own moves e and l, and may
-share a move by holding its result in memory from the forward to the backward pass::
+Readers of the forward pass (early) and later ones (late) pay their own moves e and l (each a g of its own), and
+may share a move by holding its result in memory from the forward to the backward pass::
 
     k[b,a] >= 0           move a of b is made once and held     objective - times(b) seconds(a) k[b,a]
     k[b,a] <= e[b,a],  k[b,a] <= l[b,a]                         (hold)
@@ -48,7 +48,6 @@ from autopar.planner.atoms import Atoms, is_late
 from autopar.planner.classes import Classes
 from autopar.planner.conversion import Arc, Conversions
 from autopar.planner.fold import Nodes
-from autopar.planner.memory import local_bytes
 from autopar.planner.weigh import Weigher
 from autopar.sharding.layout import SUM, Layout, Move
 
@@ -85,6 +84,15 @@ class Hold:
     layout: Layout
 
 
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """The variables that pay for the moves of a bundle for its early or late readers (None: all)."""
+
+    bundle: Bundle
+    late: bool | None
+    moves: Paid
+
+
 @dataclass
 class Formulation:
     """The program and the meaning of its variables."""
@@ -96,8 +104,7 @@ class Formulation:
     classes: Classes
     nodes: Nodes
     holds: list[Hold] = field(default_factory=list)
-    _held_spans: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    points: dict[int, tuple[Terms, float]] = field(default_factory=dict)  # position -> (bytes, limit)
+    payments: list[Payment] = field(default_factory=list)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -111,57 +118,6 @@ class Formulation:
             root, table = self.nodes.follow[c]
             chosen.append(table[option[root]])
         return tuple(chosen)
-
-    def limit_memory(self, position: int, live: Mapping[int, Mapping[Layout, float]], limit: float) -> None:
-        """Constrain the bytes of the values held at a position: value id -> bytes in each layout.
-
-        A later call for a position gives it a lower limit.
-        """
-        terms = self._bytes_at(position, live)
-        self.points[position] = (terms, limit)
-        name = f"memory_{position}_{self.problem.numConstraints()}"
-        scale = max(limit, 1.0)
-        scaled = pulp.LpAffineExpression({v: n / scale for v, n in terms.items()})
-        self.problem.addConstraint(pulp.LpConstraint(scaled, pulp.LpConstraintLE, name, limit / scale))
-
-    def _bytes_at(self, position: int, live: Mapping[int, Mapping[Layout, float]]) -> Terms:
-        terms: Terms = {}
-        for v, nbytes in live.items():
-            maker, slot = self.atoms.producer[v]
-            root, table = self.nodes.follow[self.classes.of[maker]]
-            choices = self.atoms.atoms[maker].choices
-            for k, own in enumerate(table):
-                size = nbytes[choices[own].results[slot]]
-                variable = self.choice[root][k]
-                terms[variable] = terms.get(variable, 0.0) + size
-        for held in self.holds:
-            across = sum(start <= position <= end for start, end in self._spans(held.bundle))
-            if across:
-                terms[held.variable] = across * float(local_bytes(held.bundle.value, held.layout, self.atoms.mesh))
-        return terms
-
-    def _spans(self, bundle: Bundle) -> list[tuple[int, int]]:
-        """Per value of a bundle: positions from its first early reader to its last late one."""
-        found = self._held_spans.get(bundle.members[0])
-        if found is None:
-            found = self._held_spans[bundle.members[0]] = []
-            for v in bundle.members:
-                readers = [self.atoms.atoms[r] for r, _ in self.atoms.readers[v]]
-                early = [a.index for a in readers if not is_late(a)]
-                late = [a.index if a.kind == "op" else len(self.atoms.atoms) for a in readers if is_late(a)]
-                found.append((min(early), max(late)))
-        return found
-
-    def held(self, values: Mapping[str, float]) -> frozenset[int]:
-        """Values of which some converted copy is held between the passes."""
-        return frozenset(v for h in self.holds if values[h.variable.name] > 0.5 for v in h.bundle.members)
-
-    def within(self, position: int, option: Mapping[int, int], held: frozenset[int]) -> bool:
-        """Whether options, and the values held, keep the memory limit at a position."""
-        terms, limit = self.points[position]
-        chosen = {self.choice[root][k] for root, k in option.items()}
-        chosen |= {h.variable for h in self.holds if h.bundle.members[0] in held}
-        return sum(n for variable, n in terms.items() if variable in chosen) <= limit * (1 + 1e-9)
 
 
 def bundle_values(atoms: Atoms, classes: Classes) -> list[Bundle]:
@@ -184,8 +140,6 @@ def formulate(
     nodes: Nodes,
     weigher: Weigher,
     conversions: Conversions,
-    *,
-    hold: bool = False,
 ) -> Formulation:
     """Build the program."""
     problem = pulp.LpProblem("layouts", pulp.LpMinimize)
@@ -193,14 +147,11 @@ def formulate(
     builder.choose()
     bundles = bundle_values(atoms, classes)
     for index, bundle in enumerate(bundles):
-        if hold:
-            builder.hold(index, bundle)
-        else:
-            builder.flow(f"{index}", bundle, bundle.readers)
+        builder.hold(index, bundle)
     problem.setObjective(pulp.LpAffineExpression(builder.objective))
     for terms, sense, right, name in builder.rows:
         problem.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, right))
-    return Formulation(problem, builder.choice, bundles, atoms, classes, nodes, builder.holds)
+    return Formulation(problem, builder.choice, bundles, atoms, classes, nodes, builder.holds, builder.payments)
 
 
 class _Builder:
@@ -222,6 +173,7 @@ class _Builder:
         self.choice: dict[int, list[pulp.LpVariable]] = {}
         self.objective: Terms = {}
         self.holds: list[Hold] = []
+        self.payments: list[Payment] = []
         self.rows: list[tuple[Terms, int, float, str]] = []
 
     def choose(self) -> None:
@@ -230,18 +182,27 @@ class _Builder:
             options = len(self.nodes.follow[root][1])
             cost = [0.0] * options
             for c in group:
-                members = self.classes.members[c]
-                atom = self.atoms.atoms[members[0]]
-                runs = sum(self.atoms.atoms[m].frequency for m in members)
-                seconds = self.weigher.seconds(atom)
-                for k, own in enumerate(self.nodes.follow[c][1]):
-                    cost[k] += runs * seconds[own]
+                table = self.nodes.follow[c][1]
+                for seconds, runs in self._prices(c):
+                    for k, own in enumerate(table):
+                        cost[k] += runs * seconds[own]
             variables = [self.problem.add_variable(f"s_{root}_{k}", 0, 1, pulp.LpInteger) for k in range(options)]
             self.choice[root] = variables
             for variable, seconds_k in zip(variables, cost, strict=True):
                 if seconds_k:
                     self.objective[variable] = seconds_k
             self.rows.append((dict.fromkeys(variables, 1.0), pulp.LpConstraintEQ, 1.0, f"one_{root}"))
+
+    def _prices(self, c: int) -> Iterable[tuple[tuple[float, ...], float]]:
+        """Seconds of each choice, and runs per step, of the members of a class; equal prices together."""
+        runs: dict[int, float] = {}
+        prices: dict[int, tuple[float, ...]] = {}
+        for m in self.classes.members[c]:
+            atom = self.atoms.atoms[m]
+            seconds = self.weigher.seconds(atom)
+            prices[id(seconds)] = seconds
+            runs[id(seconds)] = runs.get(id(seconds), 0.0) + atom.frequency
+        return [(prices[i], n) for i, n in runs.items()]
 
     def marginal(self, c: int, slot: int, *, made: bool) -> tuple[int, Marginal]:
         """Root of a class, and for each layout of a slot the root options that give it."""
@@ -258,6 +219,9 @@ class _Builder:
         late = [r for r in bundle.readers if is_late(self.atoms.atoms[self.classes.members[r[0]][0]])]
         early = [r for r in bundle.readers if r not in late]
         paid = [self.flow(f"{index}{when}", bundle, readers) for when, readers in (("e", early), ("l", late))]
+        self.payments += [
+            Payment(bundle, when, moves) for when, moves in zip((False, True), paid, strict=True) if moves
+        ]
         for n, (arc, variable) in enumerate(paid[0].items()):
             seconds = self.conversions.seconds(bundle.value, *arc) * bundle.times
             if arc not in paid[1] or not seconds:

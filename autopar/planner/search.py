@@ -20,18 +20,19 @@ from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import Certificate, PlanFacts, RunnerUp
 from autopar.planner.atoms import Atom, Atoms, build_atoms
+from autopar.planner.budget import Budget
 from autopar.planner.classes import Classes, tie, untied
 from autopar.planner.conversion import Conversions
 from autopar.planner.fold import Nodes, fold
-from autopar.planner.formulate import Formulation, formulate
-from autopar.planner.memory import Lifetime, Profile, lifetimes, local_bytes
+from autopar.planner.formulate import formulate
+from autopar.planner.memory import Lifetime, Profile, lifetimes
 from autopar.planner.options import Options
 from autopar.planner.record import Priced, price, write_plan
 from autopar.planner.restrict import Restriction, heavy_work_divided
 from autopar.planner.shortage import shortage
 from autopar.planner.solve import HighsProgram, Outcome, solve_cbc
 from autopar.planner.weigh import Weigher
-from autopar.sharding.layout import Layout, parse, text
+from autopar.sharding.layout import parse, text
 
 Progress = Callable[[str], None]
 
@@ -202,22 +203,17 @@ class _Search:
         options: Options,
         time_limit_s: float,
     ) -> None:
-        self.build = functools.partial(formulate, atoms, classes, nodes, weigher, conversions)
+        begin = time.perf_counter()
+        self.formulation = formulate(atoms, classes, nodes, weigher, conversions)
+        self.program = HighsProgram(self.formulation.problem)
+        self.build_s = time.perf_counter() - begin
         self.price = functools.partial(price, weigher=weigher, conversions=conversions, mesh=mesh)
         self.mesh = mesh
         self.options = options
         self.deadline = time.monotonic() + time_limit_s
         self.lives: tuple[Lifetime, ...] = lifetimes(atoms)
+        self.budget = Budget(self.formulation, self.lives)
         self.solve_s = 0.0
-        self.build_s = 0.0
-        self.formulation = self._formulate(hold=False)
-
-    def _formulate(self, *, hold: bool) -> Formulation:
-        begin = time.perf_counter()
-        self.formulation = self.build(hold=hold)
-        self.program = HighsProgram(self.formulation.problem)
-        self.build_s += time.perf_counter() - begin
-        return self.formulation
 
     @property
     def left_s(self) -> float:
@@ -226,43 +222,28 @@ class _Search:
     def run(self, budget: float) -> tuple[Priced, str, float]:
         """(priced choices, status, proven bound).
 
-        Where the plan does not fit, holding copies between the passes becomes a choice, and limits are added at
-        the peaks that appear. Limits at the budget keep the bound a bound; tighter ones, which make room for converted
-        copies, do not raise it.
+        Where the plan does not fit, limits are added at the peaks that appear. Limits at the budget keep the bound
+        a bound; tighter ones, which make up for what the rows do not see, do not raise it.
         """
         priced, status, bound = self._solve(budget)
         if priced.memory.peak_bytes <= budget:
             return priced, status, bound
-        self._formulate(hold=True)
-        limits: dict[int, float] = {}
         for _ in range(_MEMORY_ROUNDS):
-            exact = all(limit >= budget for limit in limits.values())
-            self._limit(priced.memory, limits, budget)
+            self._limit(priced.memory, budget)
             priced, status, found = self._solve(budget)
-            bound = max(bound, found) if exact and priced.memory.position not in limits else bound
+            if all(limit >= budget for limit in self.budget.limits.values()):
+                bound = max(bound, found)
             if priced.memory.peak_bytes <= budget:
                 return priced, status, bound
-        raise shortage(self.formulation, self.mesh, budget, self._live, priced.memory)
+        raise shortage(self.formulation, self.budget, self.mesh, budget, priced.memory)
 
-    def _limit(self, peak: Profile, limits: dict[int, float], budget: float) -> None:
-        """Limit the values held at a peak. Converted copies come on top, so a point over again gets less."""
-        known = limits.get(peak.position)
-        limits[peak.position] = float(budget) if known is None else known - (peak.peak_bytes - budget)
-        if limits[peak.position] <= 0:
-            raise shortage(self.formulation, self.mesh, budget, self._live, peak)
-        self.formulation.limit_memory(peak.position, self._live(peak.position), limits[peak.position])
-
-    def _live(self, position: int) -> dict[int, dict[Layout, float]]:
-        """Bytes of every value held at a position, per layout it may be made in."""
-        atoms = self.formulation.atoms
-        values = atoms.step.graph.values
-        live = {}
-        for life in self.lives:
-            if life.start <= position <= life.end:
-                maker, slot = atoms.producer[life.value]
-                layouts = {c.results[slot] for c in atoms.atoms[maker].choices}
-                live[life.value] = {x: float(local_bytes(values[life.value], x, atoms.mesh)) for x in layouts}
-        return live
+    def _limit(self, peak: Profile, budget: float) -> None:
+        """Limit the bytes at a peak. The rows err a little, so a point that is over again gets less."""
+        known = self.budget.limits.get(peak.position)
+        limit = float(budget) if known is None else known - max(peak.peak_bytes - budget, 0.003 * budget)
+        if limit <= 0:
+            raise shortage(self.formulation, self.budget, self.mesh, budget, peak)
+        self.budget.limit(peak.position, limit)
 
     def _solve(self, budget: float) -> tuple[Priced, str, float]:
         options, problem = self.options, self.formulation.problem
@@ -272,7 +253,7 @@ class _Search:
         program = self.program
         relaxed = self._timed(program.relax(self.left_s))
         if relaxed.status == "infeasible":
-            raise shortage(self.formulation, self.mesh, budget, self._live, None)
+            raise shortage(self.formulation, self.budget, self.mesh, budget, None)
         best = self._price(relaxed, keep_limits=True) if relaxed.values else None
         if self._good(best, relaxed.bound):
             return best, "optimal", relaxed.bound  # type: ignore[return-value]
@@ -302,7 +283,7 @@ class _Search:
 
     def _accept(self, outcome: Outcome, budget: float) -> Priced:
         if outcome.status == "infeasible":
-            raise shortage(self.formulation, self.mesh, budget, self._live, None)
+            raise shortage(self.formulation, self.budget, self.mesh, budget, None)
         priced = self._price(outcome) if outcome.values else None
         if priced is None:
             raise SolverError(
@@ -319,10 +300,9 @@ class _Search:
             root: int(np.argmax([outcome.values[v.name] for v in variables]))
             for root, variables in formulation.choice.items()
         }
-        held = formulation.held(outcome.values) if formulation.holds else None
-        limited = formulation.points if keep_limits and held is not None else ()
-        if not all(formulation.within(point, option, held or frozenset()) for point in limited):
+        if keep_limits and not self.budget.fits(outcome.values):
             return None
+        held = self.budget.held(outcome.values) if self.budget.limits else None
         choices = formulation.lift(option)
         return self.price(formulation.atoms, choices, lives=self.lives, held=held)
 
