@@ -91,7 +91,7 @@ class _Merger:
 
 
 def _at_earlier_phase(op: Op, repeated: Op) -> Op:
-    """The op that stays, in the earlier of both phases if jax marked it with one. (A loop keeps its own.)"""
+    """The op that stays, in the earlier of both phases if jax marked it with one; a loop keeps its own."""
     if op.regions or _PHASES.index(op.where.phase) <= _PHASES.index(repeated.where.phase):
         return op
     return op if not repeated.where.phase else replace(op, where=replace(op.where, phase=repeated.where.phase))
