@@ -51,8 +51,8 @@ def _certificate(plan: PlanFacts) -> tuple[str, ...]:
     c = plan.certificate
     if c.status == "given":
         return ("proof   none: this plan was given, not searched",)
-    program = "" if c.folding == "exact" else ", followers grouped"
-    program += ", repeated layers tied" if c.tied else ""
+    how = [word for word, so in (("followers grouped", c.folding != "exact"), ("layers tied", c.tied)) if so]
+    program = f" ({', '.join(how)})" if how else ""
     if c.bound_s > 0:
         proof = f"within {_percent(c.gap)} of the proven bound {seconds_text(c.bound_s)}"
     else:
@@ -102,11 +102,12 @@ def _communication(plan: PlanFacts) -> tuple[Section, ...]:
         left = [c for _, found in rest for c in found]
         count, nbytes, seconds = _amounts(left)
         more = f"and {len(rest)} more: {count} collectives, {nbytes}, {seconds}"
+    several = sum(a.size > 1 for a in plan.mesh) > 1
     columns = (Column("phase"), Column("why", narrowest=14), Column("where", narrowest=16), *_AMOUNTS)
     where = Table(
         columns,
         tuple(
-            (phase, f"{cause} over {axes}", merged([c.where for c in found]), *_amounts(found))
+            (phase, f"{cause} over {axes}" if several else cause, merged([c.where for c in found]), *_amounts(found))
             for (phase, _, axes, cause, _), found in shown
         ),
         more,
