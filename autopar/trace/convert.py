@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,7 @@ class Builder:
         if body is not None:
             if name in primitives.REMAT:
                 args = self._barriers(params, args, scope, where)
-            return self.inline(body, args, scope, self.sources.enter(where, jitted=name in primitives.CACHED))
+            return self.inline(body, args, scope, self.sources.enter(where, body))
         if name in primitives.IDENTITIES:
             if name in primitives.PLACEMENTS:
                 self.notes[f"{primitives.PLACEMENTS[name]} at {where.line} is ignored: the plan chooses layouts"] = None
@@ -118,7 +119,12 @@ class Builder:
         if name == "random_bits" and rng.expandable(self.avals[args[0]].dtype):
             keys = self.avals[args[0]]
             bits = rng.bits_jaxpr(keys.shape, keys.dtype, params["bit_width"], tuple(params["shape"]))
-            return self.inline(bits, args, scope, self.sources.enter(where, fixed=True))
+            return self.inline(bits, args, scope, Origin(where, fixed=True))
+        if name in primitives.VMAPPED:
+            reduce = functools.partial(primitives.VMAPPED[name], axes=params["axes"])
+            avals = [jax.ShapeDtypeStruct(self.avals[v].shape, self.avals[v].dtype) for v in args]
+            reduced = jax.make_jaxpr(lambda *xs: [reduce(x) for x in xs])(*avals)
+            return self.inline(reduced, args, scope, Origin(where, fixed=True))
         if name == "random_unwrap" and args[0] in self._raw_keys:
             return [self._raw_keys[args[0]]]
         if name in primitives.LOOPS:
@@ -197,7 +203,7 @@ class Builder:
         """The inputs, outputs and scope of a body."""
         scope = Scope(outer)
         inputs = [self.value(v.aval) for v in closed.jaxpr.invars]
-        return inputs, self.inline(closed, inputs, scope, self.sources.enter(where)), scope
+        return inputs, self.inline(closed, inputs, scope, self.sources.enter(where, closed)), scope
 
     def _graph(self, inputs: Sequence[int], outputs: Sequence[int], scope: Scope) -> Graph:
         return Graph(tuple(inputs), tuple(outputs), tuple(scope.ops), self.values)

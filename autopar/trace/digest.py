@@ -54,6 +54,8 @@ def region_digest(graph: Graph) -> str:
 
 def canonical(x: Any) -> str:
     """A text that says what ``x`` is, whatever process it lives in."""
+    if isinstance(x, np.bool_ | np.number):
+        x = x.item()
     if x is None or isinstance(x, _PLAIN):
         return repr(x)
     if isinstance(x, enum.Enum):

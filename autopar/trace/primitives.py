@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from autopar.errors import TraceError
@@ -26,7 +28,6 @@ INLINED: Mapping[str, str] = {
     "remat2": "jaxpr",
 }
 LOOPS = frozenset({"cond", "scan", "while"})
-CACHED = frozenset({"jit", "pjit"})  # jax may reuse a body traced from another line
 REMAT = frozenset({"checkpoint", "remat", "remat2"})
 
 # One operand, returned as it is. Those that carry a user's placement are noted, for autopar chooses it.
@@ -35,6 +36,13 @@ IDENTITIES = frozenset({"copy", "copy_p", "layout_constraint", "mesh_cast", "nam
 PLACEMENTS: Mapping[str, str] = {
     "mesh_cast": "jax.sharding.reshard",
     "sharding_constraint": "with_sharding_constraint",
+}
+
+# A collective over an axis that vmap has named is left as a reduction over a dim: axes are numbers.
+VMAPPED: Mapping[str, Callable[..., Any]] = {
+    "pmax": lax.reduce_max,
+    "pmin": lax.reduce_min,
+    "psum": lax.reduce_sum,
 }
 
 _MANUAL: Mapping[str, str] = {
@@ -79,7 +87,7 @@ def refuse_what_cannot_spread(jaxpr: Jaxpr, sources: Sources, origin: Origin) ->
         where = sources.where(eqn.source_info, origin)
         _refuse(eqn, where.line)
         for sub in subjaxprs(eqn):
-            refuse_what_cannot_spread(sub, sources, sources.enter(where, jitted=eqn.primitive.name in CACHED))
+            refuse_what_cannot_spread(sub, sources, sources.enter(where, sub))
 
 
 def _suspect(jaxpr: Jaxpr, seen: dict[int, bool]) -> bool:
@@ -91,6 +99,8 @@ def _suspect(jaxpr: Jaxpr, seen: dict[int, bool]) -> bool:
 
 def _complaint(eqn: JaxprEqn) -> str:
     name = eqn.primitive.name
+    if name in VMAPPED and all(isinstance(axis, int) for axis in eqn.params["axes"]):
+        return ""
     if name in _MANUAL:
         return "manual"
     if name in _REFS:

@@ -57,14 +57,16 @@ def state_pairs(
 ) -> list[tuple[int, int]]:
     """Pairs (input index, output index): a leaf of the state and its successor.
 
-    An argument is state if some part of the result has its structure, shapes and dtypes; first come, first
-    served. Where no part has, leaves are matched by their paths. A bare array must in addition depend on the
-    argument and be donated, a random key, the first argument, or stand at the same position in the result:
-    a logit is no successor of the data.
+    An argument is state if the result, or an element of it, has its structure, shapes and dtypes; first come,
+    first served. Then parts deeper in the result are tried, then leaves by their paths. A bare array must in
+    addition depend on the argument and be donated, a random key, the first argument, or stand at the same
+    position in the result: a logit is no successor of the data.
     """
     matcher = _Matcher(graph, donated)
     result = Part(0, 0, out_tree, tuple(range(out_tree.num_leaves)))
-    for argument in arguments(in_tree):
+    # Elements of the result first: frozen parameters are no predecessor of the optimizer's moments.
+    rest = [argument for argument in arguments(in_tree) if not matcher.whole(argument, result, depth=1)]
+    for argument in rest:
         matcher.match(argument, result)
     return sorted(matcher.pairs)
 
@@ -80,20 +82,21 @@ class _Matcher:
         """Pair ``argument`` with the first part of the result that may be its successor."""
         if not argument.leaves:
             return
-        if not (self._whole(argument, result) or self._by_path(argument, result)) and not argument.bare:
+        if not (self.whole(argument, result) or self._by_path(argument, result)) and not argument.bare:
             for child in argument.children():
                 if not child.bare:
                     self.match(child, result)
 
-    def _whole(self, argument: Part, result: Part) -> bool:
-        if argument.tree == result.tree and self._fits(argument, result):
+    def whole(self, argument: Part, result: Part, depth: int = 100) -> bool:
+        """Pair ``argument`` with a part of ``result``, at most ``depth`` levels down, of the same structure."""
+        if argument.leaves and argument.tree == result.tree and self._fits(argument, result):
             self._pair(zip(argument.leaves, result.leaves, strict=True))
             return True
-        if result.bare or result.tree.num_leaves < argument.tree.num_leaves:
+        if not depth or result.bare or result.tree.num_leaves < argument.tree.num_leaves:
             return False
         for index, child in enumerate(result.children()):
             position = index if result.depth == 0 else result.position
-            if self._whole(argument, Part(position, child.depth, child.tree, child.leaves)):
+            if self.whole(argument, Part(position, child.depth, child.tree, child.leaves), depth - 1):
                 return True
         return False
 

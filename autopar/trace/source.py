@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import itertools
 import os
 import sysconfig
 import types
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import autopar
 from autopar.ir import Where
@@ -27,7 +29,15 @@ _AUTOPAR = os.path.dirname(autopar.__file__) + os.sep
 # The model zoo is written as a user would write it.
 _ZOO = os.path.join(_AUTOPAR, "models") + os.sep
 _LIBRARIES = ("flax", "optax", "equinox", "chex", "jaxtyping", "haiku")
-_JIT_FILE = os.path.join("_src", "pjit.py")
+# Where jax calls the body of a jit, checkpoint, custom rule or loop. It may reuse a body that was traced for
+# another caller: then the frames outside of this one are that caller's.
+_BODY_CALLERS = tuple(
+    os.path.join("_src", *path)
+    for path in (
+        ("pjit.py",), ("ad_checkpoint.py",), ("custom_derivatives.py",),
+        ("lax", "control_flow", "loops.py"), ("lax", "control_flow", "conditionals.py"),
+    )
+)  # fmt: skip
 _WRAPPERS = frozenset({"checkpoint", "rematted_computation", "remat"})
 
 
@@ -37,7 +47,7 @@ class Frame(enum.Enum):
     USER = "user"
     LIBRARY = "library"  # flax, optax, ...: part of the call stack, not the user's line
     HIDDEN = "hidden"  # jax, autopar, the standard library
-    JIT = "jit"  # jax entering a jitted function
+    CALL = "call"  # jax calling the body of a jit, checkpoint, custom rule or loop
 
 
 def frame_kind(filename: str) -> Frame:
@@ -45,7 +55,7 @@ def frame_kind(filename: str) -> Frame:
     if filename.startswith(_ZOO):
         return Frame.USER
     if filename.startswith(_JAX):
-        return Frame.JIT if filename.endswith(_JIT_FILE) else Frame.HIDDEN
+        return Frame.CALL if filename.endswith(_BODY_CALLERS) else Frame.HIDDEN
     if filename.startswith((_AUTOPAR, "<frozen")):
         return Frame.HIDDEN
     for root in _PACKAGES:
@@ -60,6 +70,14 @@ def line_text(filename: str, line: int, function: str) -> str:
     return f"{os.path.basename(filename)}:{line} ({function.rpartition('<locals>.')[2]})"
 
 
+class Cut(enum.Enum):
+    """How much of a traceback belongs to the body that an equation is in."""
+
+    ALL = "all"  # the top level
+    CALL = "call"  # the frames inside of the first call after the body's own frames
+    NOTHING = "nothing"  # the body is jax's own: nothing of it is the user's
+
+
 UNMARKED = Where(phase="")
 
 
@@ -69,12 +87,12 @@ class Origin:
 
     Attributes:
       where: of the equation that holds the jaxpr; its ``phase`` is empty while no mark has been seen.
-      jitted: the jaxpr may be cached by jax, so its tracebacks are those of whoever called it first.
+      cut: what of the tracebacks counts.
       fixed: the jaxpr was written by autopar; every equation stands exactly at ``where``.
     """
 
     where: Where = UNMARKED
-    jitted: bool = False
+    cut: Cut = Cut.ALL
     fixed: bool = False
 
 
@@ -83,10 +101,10 @@ class Sources:
 
     def __init__(self) -> None:
         self._kinds: dict[int, Frame] = {}
-        self._stacks: dict[tuple[int, bool], tuple[str, str]] = {}
+        self._stacks: dict[tuple[int, Cut], tuple[str, str]] = {}
         self._scopes: dict[Any, tuple[str, str]] = {}
-        self._lines: dict[tuple[int, int], str] = {}
-        self._digests: dict[tuple[int, ...], str] = {}
+        self._places: dict[tuple[int, int], str] = {}
+        self._digests: dict[tuple[str, ...], str] = {}
         self._alive: list[Any] = []  # ids above are only good while the objects live
 
     def where(self, source_info: Any, origin: Origin) -> Where:
@@ -94,49 +112,57 @@ class Sources:
         outer = origin.where
         if origin.fixed:
             return outer
-        line, stack = self._stack(source_info.traceback, origin.jitted)
+        line, stack = self._stack(source_info.traceback, origin.cut)
         scope, phase = self._scope(source_info.name_stack)
         return Where(
             line=line or outer.line,
-            scope=f"{outer.scope}/{scope}" if outer.scope and scope else outer.scope or scope,
+            scope=_join(outer.scope, scope),
             stack=f"{stack}>{outer.stack}" if stack and outer.stack else stack or outer.stack,
             # The outermost differentiation decides: a gradient inside a loss is part of its forward pass.
             phase=outer.phase or phase,
         )
 
-    def enter(self, where: Where, *, jitted: bool = False, fixed: bool = False) -> Origin:
-        """The origin of a jaxpr held by an equation at ``where``."""
+    def enter(self, where: Where, body: ClosedJaxpr | Jaxpr) -> Origin:
+        """The origin of a body held by an equation at ``where``."""
         if len(where.stack) > 40:  # nested calls would make it ever longer
-            where = replace(where, stack=_digest(where.stack.encode()))
-        return Origin(where, jitted, fixed)
+            where = replace(where, stack=_hash(where.stack))
+        jaxpr = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+        written_at = getattr(jaxpr.debug_info, "func_src_info", None) or ""  # "name at file:line"
+        file = written_at.partition(" at ")[2].rpartition(":")[0]
+        own = file and frame_kind(file) in (Frame.HIDDEN, Frame.CALL)
+        return Origin(where, Cut.NOTHING if own else Cut.CALL)
 
     def _scope(self, name_stack: Any) -> tuple[str, str]:
         found = self._scopes.get(name_stack)
         if found is None:
-            names, phase = [], ""
+            names: list[str] = []
+            phase, starts = "", []
             for element in name_stack.stack:
                 if type(element).__name__ == "Transform":
                     phase = phase or {"jvp": "forward", "transpose": "backward"}.get(element.name, "")
+                    starts += [len(names)] if element.name == "jvp" else []
                 elif element.name not in _WRAPPERS:
                     names.append(element.name)
+            if len(starts) > 1 and names[starts[0] : starts[1]] == names[starts[1] : 2 * starts[1] - starts[0]]:
+                del names[starts[0] : starts[1]]  # a transposed checkpoint is named twice
             found = self._scopes[name_stack] = ("/".join(names), phase)
         return found
 
-    def _stack(self, traceback: Any, jitted: bool) -> tuple[str, str]:
-        if traceback is None:
+    def _stack(self, traceback: Any, cut: Cut) -> tuple[str, str]:
+        if traceback is None or cut is Cut.NOTHING:
             return "", ""
-        key = (id(traceback), jitted)
+        key = (id(traceback), cut)
         found = self._stacks.get(key)
         if found is None:
             self._alive.append(traceback)
-            found = self._stacks[key] = self._read(*traceback.raw_frames(), jitted=jitted)
+            found = self._stacks[key] = self._read(*traceback.raw_frames(), cut=cut)
         return found
 
-    def _read(self, codes: Iterable[types.CodeType], lastis: Iterable[int], *, jitted: bool) -> tuple[str, str]:
+    def _read(self, codes: Iterable[types.CodeType], lastis: Iterable[int], *, cut: Cut) -> tuple[str, str]:
         kinds = self._kinds
+        places = self._places
         user = library = None
-        kept: list[int] = []
-        frames: list[tuple[types.CodeType, int]] = []
+        frames: list[str] = []
         for code, lasti in zip(codes, lastis, strict=True):
             kind = kinds.get(id(code))
             if kind is None:
@@ -144,40 +170,56 @@ class Sources:
                 kind = kinds[id(code)] = frame_kind(code.co_filename)
             if kind is Frame.HIDDEN:
                 continue
-            if kind is Frame.JIT:
-                if jitted:
+            if kind is Frame.CALL:
+                if cut is Cut.CALL and frames:
                     break
                 continue
-            kept += (id(code), lasti)
-            frames.append((code, lasti))
+            place = places.get((id(code), lasti))
+            if place is None:
+                place = places[id(code), lasti] = _place(code, lasti)
+            frames.append(place)
             if kind is Frame.USER:
                 user = user or (code, lasti)
             else:
                 library = library or (code, lasti)
         at = user or library
-        return (self._line(*at) if at else ""), self._stack_digest(tuple(kept), frames)
+        return (_line(*at) if at else ""), self._digest(tuple(frames))
 
-    def _line(self, code: types.CodeType, lasti: int) -> str:
-        key = (id(code), lasti)
-        found = self._lines.get(key)
+    def _digest(self, frames: tuple[str, ...]) -> str:
+        found = self._digests.get(frames)
         if found is None:
-            line = next((n for start, end, n in code.co_lines() if start <= lasti < end and n), code.co_firstlineno)
-            found = self._lines[key] = line_text(code.co_filename, line, code.co_qualname)
-        return found
-
-    def _stack_digest(self, key: tuple[int, ...], frames: list[tuple[types.CodeType, int]]) -> str:
-        if not frames:
-            return ""
-        found = self._digests.get(key)
-        if found is None:
-            # The instruction, not the line: f(x) + f(y) calls f from two places.
-            text = "|".join(f"{os.path.basename(c.co_filename)}:{c.co_qualname}:{lasti}" for c, lasti in frames)
-            found = self._digests[key] = _digest(text.encode())
+            found = self._digests[frames] = _hash("|".join(frames)) if frames else ""
         return found
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2s(data, digest_size=6).hexdigest()
+def _position(code: types.CodeType, lasti: int) -> tuple[int, int]:
+    """Line and column of an instruction; 0 where Python was told to forget it."""
+    line, _, column, _ = next(itertools.islice(code.co_positions(), lasti // 2, None), (0, 0, 0, 0))
+    return line or code.co_firstlineno, column or 0
+
+
+def _line(code: types.CodeType, lasti: int) -> str:
+    return line_text(code.co_filename, _position(code, lasti)[0], code.co_qualname)
+
+
+def _place(code: types.CodeType, lasti: int) -> str:
+    """A frame of a stack. With its column: f(x) + f(y) calls f from two places.
+
+    The instruction itself would not do: Python changes instructions as code gets hot.
+    """
+    line, column = _position(code, lasti)
+    return f"{os.path.basename(code.co_filename)}:{code.co_qualname}:{line}:{column}"
+
+
+def _join(outer: str, inner: str) -> str:
+    """Nested scopes; the body of a checkpoint already carries those around it."""
+    if not outer or not inner or inner == outer or inner.startswith(outer + "/"):
+        return inner or outer
+    return f"{outer}/{inner}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
 
 
 def user_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from autopar.trace import arguments, roles
 from autopar.trace.cleanup import with_phases, without_dead_code
 from autopar.trace.convert import Builder, Scope
 from autopar.trace.primitives import refuse_what_cannot_spread
+from autopar.trace.repeats import without_repeats
 from autopar.trace.source import Origin, Sources, user_line
 from autopar.trace.traced import Signature, Traced
 
@@ -24,6 +25,7 @@ _ADVICE = (
     "Inside the step, arrays have shapes and dtypes but no values: use jnp.where, jax.lax.cond or "
     "jax.lax.while_loop for what depends on a value, and static_argnums for arguments that are plain settings."
 )
+_NO_VALUE = "concrete value"  # what jax says where a shape depends on a traced value
 _NOT_TRACEABLE = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
@@ -90,7 +92,7 @@ def trace(
     scope = Scope()
     outputs = builder.inline(_live(closed), inputs, scope, origin)
     graph = Graph(tuple(inputs), tuple(outputs), tuple(scope.ops), builder.values, tuple(builder.constants))
-    graph = verify(with_phases(without_dead_code(graph)))
+    graph = verify(with_phases(without_dead_code(without_repeats(graph))))
 
     donated = _donated(staged)
     state = tuple(roles.state_pairs(graph, staged.in_tree, staged.out_tree, donated))
@@ -98,7 +100,7 @@ def trace(
     batch = roles.batch_inputs(graph, staged.in_tree, state, positions)
     kept = {op.id for op in graph.walk()}
     return Traced(
-        step=Step(graph, state, donated, batch, getattr(fun, "__name__", "step")),
+        step=Step(graph, state, donated, batch, _name(inner)),
         equations={i: e for i, e in builder.equations.items() if i in kept},
         constants={i: c for i, c in builder.constants.items() if i in graph.values},
         literals={i: x for i, x in builder.literals.items() if i in graph.values},
@@ -135,7 +137,7 @@ def _stage(
     """The step as jax traces it, and what the user should know about it."""
     notes: list[str] = []
 
-    @functools.wraps(fun)
+    @functools.wraps(fun, updated=())
     def step(*a: Any, **k: Any) -> Any:
         named = {signature.positional(i): x for i, x in enumerate(a) if i not in signature.static_argnums}
         named |= {name: x for name, x in k.items() if name not in signature.static_argnames}
@@ -149,9 +151,13 @@ def _stage(
                 notes.append(_lost_change(name, x))
         return result
 
+    chosen = {name: value for name, value in options.items() if name.startswith("donate") and value}
+    chosen |= {"static_argnums": signature.static_argnums, "static_argnames": signature.static_argnames}
     try:
-        return jax.jit(step, **options).trace(*args, **kwargs), notes
-    except _NOT_TRACEABLE as error:
+        return jax.jit(step, **chosen).trace(*args, **kwargs), notes
+    except (*_NOT_TRACEABLE, TypeError) as error:
+        if isinstance(error, TypeError) and not isinstance(error, _NOT_TRACEABLE) and _NO_VALUE not in str(error):
+            raise  # the step's own
         line = user_line(error)
         reason = str(error).strip().split("\n")[0]
         raise TraceError(f"the step cannot be traced{f': at {line}' if line else ''}: {reason} {_ADVICE}") from error
@@ -166,6 +172,12 @@ def _lost_change(name: str, argument: Any) -> str:
         f"{what}. A {type(argument).__name__} given to autopar.parallelize is a value: return it from the step "
         f"(return {name}, ...) and pass the returned one to the next step."
     )
+
+
+def _name(fun: Any) -> str:
+    while isinstance(fun, functools.partial):
+        fun = fun.func
+    return getattr(fun, "__name__", type(fun).__name__)
 
 
 def _live(closed: ClosedJaxpr) -> ClosedJaxpr:
