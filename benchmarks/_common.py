@@ -1,0 +1,61 @@
+"""What the benchmarks share: a machine of virtual devices, a stamp of where a result was made, result files."""
+
+import hashlib
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "equinox", "pulp", "highspy")
+
+
+def virtual_devices(count: int, *, x64: bool = False, optimize: bool = True) -> None:
+    """Make jax see `count` CPU devices. To be called before jax computes anything.
+
+    Args:
+        count: the number of devices.
+        x64: whether 64-bit types are on.
+        optimize: False compiles in half the time, and the programs run slower.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+    jax.config.update("jax_enable_x64", x64)
+    jax.config.update("jax_disable_most_optimizations", not optimize)
+
+
+def stamp() -> dict[str, Any]:
+    """The machine, the versions of what was used, and a digest of autopar's sources."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "sources": sources_digest(),
+    }
+
+
+def sources_digest() -> str:
+    """Digest of every Python file of autopar: equal digests mean equal code."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "autopar").rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def write_result(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all, so that a stop loses nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def read_result(path: Path) -> Any:
+    """The content of a result file, None if there is none."""
+    return json.loads(path.read_text()) if path.exists() else None
