@@ -107,3 +107,20 @@ def test_a_rule_that_does_not_fit_its_shapes_says_where(text, shapes, said):
     with pytest.raises(RuleError, match=re.escape(said)):
         rule_for(Site("user_bad", (values[0],), tuple(values[1:] or values)))
     unregister_rule("user_bad")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "f", "line", "more"),
+    [
+        ("sort", jnp.sort, "i -> i", {}),
+        ("exp", jnp.exp, "i -> i", {"linear": [(0,)]}),
+        ("reduce_max", jnp.max, "i -> .", {"reduce": {"i": "sum"}}),
+    ],
+)
+def test_the_proof_catches_a_wrong_rule(wrong, f, line, more):
+    register_rule(wrong, line, **more)
+    try:
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            check(trace(f, (np.random.default_rng(0).normal(size=8),), wrong), (2,), seed=0)
+    finally:
+        unregister_rule(wrong)

@@ -38,8 +38,8 @@ def conv_windows(site: Site) -> list[Window]:
 def conv_general_dilated(site: Site) -> Rule:
     """``n (g c) h w, (g o) c kh kw -> n (g o) h w``: n, o parallel, c summed, groups g parallel, h and w halo.
 
-    ``batch_group_count`` puts the groups before n instead of before c. FLOPs: two per multiply-add of the
-    dense kernel, padding included.
+    ``batch_group_count`` puts the groups before n instead of before c. FLOPs: two per multiply-add,
+    padding included, zeros that dilate the operand left out.
     """
     lhs, rhs = site.operands
     out = site.results[0]
@@ -59,7 +59,7 @@ def conv_general_dilated(site: Site) -> Rule:
         x, k, y = dims.lhs_spec[i + 2], dims.rhs_spec[i + 2], dims.out_spec[i + 2]
         ins[x], outs[y] = spatial(f, names[i], lhs.shape[x], out.shape[y], window)
         weights[k] = f.whole(f"k{names[i]}", rhs.shape[k])
-    taps = math.prod(rhs.shape[d] for d in dims.rhs_spec[1:])
+    taps = math.prod(rhs.shape[d] for d in dims.rhs_spec[1:]) / math.prod(site.params["lhs_dilation"])
     tensors = [[side[d] for d in range(len(side))] for side in (ins, weights, outs)]
     return f.rule(tensors[:2], tensors[2:], linear_groups(site, (0,), (1,)), flops=2.0 * out.size * taps)
 
