@@ -199,10 +199,11 @@ class Builder:
 
     # control flow
 
-    def _region(self, closed: ClosedJaxpr, where: Where, outer: Scope) -> tuple[list[int], list[int], Scope]:
+    def _region(self, closed: ClosedJaxpr | Jaxpr, where: Where, outer: Scope) -> tuple[list[int], list[int], Scope]:
         """The inputs, outputs and scope of a body."""
         scope = Scope(outer)
-        inputs = [self.value(v.aval) for v in closed.jaxpr.invars]
+        jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
+        inputs = [self.value(v.aval) for v in jaxpr.invars]
         return inputs, self.inline(closed, inputs, scope, self.sources.enter(where, closed)), scope
 
     def _graph(self, inputs: Sequence[int], outputs: Sequence[int], scope: Scope) -> Graph:
@@ -225,8 +226,8 @@ class Builder:
     def _scan(self, eqn: JaxprEqn, args: list[int], scope: Scope, where: Where) -> tuple[int, ...]:
         inputs, outputs, body = self._region(eqn.params["jaxpr"], where, scope)
         region = self._graph([*body.captured.values(), *inputs], outputs, body)
-        consts = eqn.params["num_consts"] + len(body.captured)
-        loop = Loop("scan", length=eqn.params["length"], consts=consts, carry=eqn.params["num_carry"])
+        consts, carry = primitives.scan_counts(eqn)
+        loop = Loop("scan", length=eqn.params["length"], consts=consts + len(body.captured), carry=carry)
         return self._loop(eqn, loop, [*body.captured, *args], [region], scope, where)
 
     def _while(self, eqn: JaxprEqn, args: list[int], scope: Scope, where: Where) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ INLINED: Mapping[str, str] = {
     "custom_lin": "jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "eval_jaxpr": "call_jaxpr",
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "remat": "jaxpr",
@@ -73,6 +74,15 @@ def subjaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
             if isinstance(x, ClosedJaxpr | Jaxpr):
                 found.append(x.jaxpr if isinstance(x, ClosedJaxpr) else x)
     return found
+
+
+def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
+    """Number of constants and of carried values of a ``scan``."""
+    params = eqn.params
+    if "num_consts" in params:  # jax 0.10
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = (len(list(group)) for group in params["ft_in"].unpack())  # jax 0.11
+    return consts, carry
 
 
 def refuse_what_cannot_spread(jaxpr: Jaxpr, sources: Sources, origin: Origin) -> None:
