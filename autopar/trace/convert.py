@@ -111,8 +111,8 @@ class Builder:
                 args = self._barriers(params, args, scope, where)
             return self.inline(body, args, scope, self.sources.enter(where, body))
         if name in primitives.IDENTITIES:
-            if name in primitives.PLACEMENTS:
-                self.notes[f"{primitives.PLACEMENTS[name]} at {where.line} is ignored: the plan chooses layouts"] = None
+            if placement := primitives.placement(eqn):
+                self.notes[f"{placement} at {where.line} is ignored: the plan chooses layouts"] = None
             return args
         if len(args) == 1 and len(eqn.outvars) == 1 and self._changes_nothing(name, params, args[0], eqn):
             return args

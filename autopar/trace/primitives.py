@@ -31,11 +31,15 @@ INLINED: Mapping[str, str] = {
 LOOPS = frozenset({"cond", "scan", "while"})
 REMAT = frozenset({"checkpoint", "remat", "remat2"})
 
-# One operand, returned as it is. Those that carry a user's placement are noted, for autopar chooses it.
-IDENTITIES = frozenset({"copy", "copy_p", "layout_constraint", "mesh_cast", "name", "pvary", "sharding_constraint",
-                        "stop_gradient"})  # fmt: skip
-PLACEMENTS: Mapping[str, str] = {
+# Operands returned as they are. Those that carry a user's placement are noted, for autopar chooses it.
+IDENTITIES = frozenset({
+    "copy", "copy_p", "device_put", "layout_constraint", "mesh_cast", "name", "pvary", "reshard", "sharding_constraint",
+    "stop_gradient",
+})  # fmt: skip
+_PLACEMENTS: Mapping[str, str] = {
+    "device_put": "jax.device_put",
     "mesh_cast": "jax.sharding.reshard",
+    "reshard": "jax.sharding.reshard",
     "sharding_constraint": "with_sharding_constraint",
 }
 
@@ -74,6 +78,13 @@ def subjaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
             if isinstance(x, ClosedJaxpr | Jaxpr):
                 found.append(x.jaxpr if isinstance(x, ClosedJaxpr) else x)
     return found
+
+
+def placement(eqn: JaxprEqn) -> str:
+    """What the user calls the placement that an identity asks for; empty if it asks for none."""
+    if eqn.primitive.name == "device_put" and all(device is None for device in eqn.params["devices"]):
+        return ""
+    return _PLACEMENTS.get(eqn.primitive.name, "")
 
 
 def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:

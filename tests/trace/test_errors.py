@@ -163,11 +163,13 @@ def test_a_sharding_constraint_is_noted():
     mesh = Mesh(np.array(jax.devices()[:2]), "d")
 
     def step(x):
+        x = jax.device_put(x, jax.memory.Space.Device)
         return jax.lax.with_sharding_constraint(x * 2, jax.NamedSharding(mesh, P("d")))
 
     traced = trace(step, (X,))
     assert [op.primitive for op in traced.step.graph.ops] == ["mul"]
-    assert re.match(r"with_sharding_constraint at test_errors\.py:\d+ .* ignored", traced.notes[0])
+    assert re.match(r"jax.device_put at test_errors\.py:\d+ .* ignored", traced.notes[0])
+    assert re.match(r"with_sharding_constraint at test_errors\.py:\d+ .* ignored", traced.notes[1])
 
 
 def test_functools_partial_and_callable_objects():

@@ -25,7 +25,7 @@ def _names(fun, *args):
 def test_identities_disappear():
     def step(x):
         x = checkpoint_name(jax.lax.stop_gradient(x), "here")
-        x = jnp.copy(x).reshape(8, 4).astype(x.dtype)
+        x = jax.device_put(jnp.copy(x)).reshape(8, 4).astype(x.dtype)
         return jnp.transpose(jnp.broadcast_to(x, (8, 4)), (0, 1)) * 2
 
     assert _names(step, X) == ["mul"]
