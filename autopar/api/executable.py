@@ -89,8 +89,12 @@ class Executable:
 
 def _place(leaf: Any, sharding: jax.sharding.Sharding, donated: bool) -> jax.Array:
     """``leaf`` in its planned layout; a caller's own buffer is never donated through an alias."""
-    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
-        return leaf
+    if isinstance(leaf, jax.Array):
+        if leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
+        if donated:
+            # Whatever may_alias says, a copy to several devices shares the buffer of the one that has it already.
+            leaf = leaf.copy()
     return jax.device_put(leaf, sharding, may_alias=False if donated else None)
 
 
