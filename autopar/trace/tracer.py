@@ -154,13 +154,30 @@ def _stage(
     chosen = {name: value for name, value in options.items() if name.startswith("donate") and value}
     chosen |= {"static_argnums": signature.static_argnums, "static_argnames": signature.static_argnames}
     try:
-        return jax.jit(step, **chosen).trace(*args, **kwargs), notes
+        return jax.jit(step, **chosen).trace(*_unplaced(signature, args), **_unplaced_named(signature, kwargs)), notes
     except (*_NOT_TRACEABLE, TypeError) as error:
         if isinstance(error, TypeError) and not isinstance(error, _NOT_TRACEABLE) and _NO_VALUE not in str(error):
             raise  # the step's own
         line = user_line(error)
         reason = str(error).strip().split("\n")[0]
         raise TraceError(f"the step cannot be traced{f': at {line}' if line else ''}: {reason} {_ADVICE}") from error
+
+
+def _unplaced(signature: Signature, args: Sequence[Any]) -> list[Any]:
+    """Arguments without the devices they lie on: jax would write their layouts into the jaxpr."""
+    return [a if i in signature.static_argnums else jax.tree.map(_shape_of, a) for i, a in enumerate(args)]
+
+
+def _unplaced_named(signature: Signature, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: a if k in signature.static_argnames else jax.tree.map(_shape_of, a) for k, a in kwargs.items()}
+
+
+def _shape_of(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False)
+        )  # keys have none
+    return leaf
 
 
 def _lost_change(name: str, argument: Any) -> str:
