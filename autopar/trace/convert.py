@@ -143,7 +143,11 @@ class Builder:
             return tuple(params["permutation"]) == tuple(range(len(before.shape)))
         if name == "broadcast_in_dim":
             return tuple(params["broadcast_dimensions"]) == tuple(range(len(before.shape)))
-        return name in ("convert_element_type", "reshape", "squeeze") or (name == "reduce_sum" and not params["axes"])
+        if name == "rev":  # of a 1x1 convolution kernel
+            return all(before.shape[d] == 1 for d in params["dimensions"])
+        return name in ("convert_element_type", "reshape", "squeeze", "slice") or (
+            name == "reduce_sum" and not params["axes"]
+        )
 
     def _emit(
         self,
