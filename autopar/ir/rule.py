@@ -79,6 +79,13 @@ class Rule:
     accumulators: tuple[int, ...] = ()
     flops: float = 0.0
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.factors, self.operands, self.results, self.linear, self.accumulators, self.flops))
+
     @cached_property
     def text(self) -> str:
         """The rule as an einsum-like line: ``b m k, b k n -> b m n``."""

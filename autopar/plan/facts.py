@@ -80,6 +80,7 @@ class Certificate:
       solver: name of the solver.
       folding: ``exact`` or ``grouped`` (see planner.fold).
       tied: repeated layers were tied.
+      pruned: choices that coarser meshes found poor were left out, so the bound is that of the pruned program.
       variables, constraints: size of the program.
       build_s, solve_s: wall time of construction and of solving.
     """
@@ -91,6 +92,7 @@ class Certificate:
     solver: str
     folding: str = "exact"
     tied: bool = False
+    pruned: bool = False
     variables: int = 0
     constraints: int = 0
     build_s: float = 0.0

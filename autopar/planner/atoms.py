@@ -7,31 +7,11 @@ region, a loop carry). Regions dissolve: their ops become atoms with a frequency
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 
-from autopar.ir import Graph, Loop, Op, Rule, Step, Value, region_ports
-from autopar.sharding.layout import REPLICATED, SUM, Layout, fits
-from autopar.sharding.strategy import strategies
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One option of an atom.
-
-    Attributes:
-      operands: layout wanted of each operand.
-      results: layout in which each result is made.
-      names: action names (ops), empty for ports.
-      parallel: devices that share the work.
-    """
-
-    operands: tuple[Layout, ...]
-    results: tuple[Layout, ...]
-    names: tuple[str, ...] = ()
-    parallel: int = 1
+from autopar.ir import Graph, Loop, Op, Step, region_ports
+from autopar.planner.menu import Choice, Menu, OpMenu, PortMenu
 
 
 @dataclass(frozen=True)
@@ -42,7 +22,7 @@ class Atom:
       index: position in the list of atoms.
       kind: ``op``, ``input``, ``constant``, ``output`` or ``port``.
       operands, results: value ids.
-      choices: the options.
+      menu: index of what it chooses from, see :meth:`Atoms.choices`.
       frequency: times it runs per step (trip counts of the loops around it).
       op: the op, for ``kind == "op"``; the region op, for ports.
       name: for people.
@@ -52,7 +32,7 @@ class Atom:
     kind: str
     operands: tuple[int, ...]
     results: tuple[int, ...]
-    choices: tuple[Choice, ...] = field(repr=False)
+    menu: int
     frequency: float
     op: Op | None
     name: str
@@ -60,7 +40,7 @@ class Atom:
 
 @dataclass(frozen=True)
 class Atoms:
-    """All atoms of a step, and who makes and reads each value.
+    """All atoms of a step, who makes and reads each value, and what they choose from on one mesh.
 
     Attributes:
       atoms: in execution order; inputs first.
@@ -68,7 +48,8 @@ class Atoms:
       readers: value id -> (atom index, operand slot) pairs.
       frequency: value id -> times it is made per step.
       step: the step they came from.
-      mesh: mesh axis sizes the choices are for.
+      menus: what atoms choose from, each kind once.
+      mesh: mesh axis sizes of the choices.
     """
 
     atoms: tuple[Atom, ...]
@@ -76,7 +57,20 @@ class Atoms:
     readers: dict[int, list[tuple[int, int]]]
     frequency: dict[int, float]
     step: Step
-    mesh: tuple[int, ...]
+    menus: tuple[Menu, ...] = field(repr=False)
+    mesh: tuple[int, ...] = ()
+    _choices: dict[int, tuple[Choice, ...]] = field(default_factory=dict, repr=False)
+
+    def on(self, mesh: Sequence[int]) -> Atoms:
+        """The same atoms with their choices on another mesh."""
+        return replace(self, mesh=tuple(mesh), _choices={})
+
+    def choices(self, atom: Atom) -> tuple[Choice, ...]:
+        """The options of an atom on this mesh."""
+        found = self._choices.get(atom.menu)
+        if found is None:
+            found = self._choices[atom.menu] = self.menus[atom.menu].on(self.mesh)
+        return found
 
 
 def is_late(atom: Atom) -> bool:
@@ -84,9 +78,9 @@ def is_late(atom: Atom) -> bool:
     return atom.kind != "constant" and (atom.op is None or atom.op.where.phase != "forward")
 
 
-def build_atoms(step: Step, mesh: Sequence[int]) -> Atoms:
-    """List the atoms of ``step`` on a mesh of axis sizes ``mesh``."""
-    builder = _Builder(step, tuple(mesh))
+def build_atoms(step: Step) -> Atoms:
+    """List the atoms of ``step``."""
+    builder = _Builder(step)
     builder.top()
     producer = {v: (a.index, j) for a in builder.atoms for j, v in enumerate(a.results)}
     readers: dict[int, list[tuple[int, int]]] = {}
@@ -96,13 +90,13 @@ def build_atoms(step: Step, mesh: Sequence[int]) -> Atoms:
             readers.setdefault(v, []).append((atom.index, slot))
         for v in atom.results:
             frequency[v] = builder.value_frequency.get(v, atom.frequency)
-    return Atoms(tuple(builder.atoms), producer, readers, frequency, step, tuple(mesh))
+    return Atoms(tuple(builder.atoms), producer, readers, frequency, step, tuple(builder.menus))
 
 
 class _Builder:
-    def __init__(self, step: Step, mesh: tuple[int, ...]) -> None:
+    def __init__(self, step: Step) -> None:
         self.step = step
-        self.mesh = mesh
+        self.menus: dict[Menu, int] = {}
         self.values = step.graph.values
         self.atoms: list[Atom] = []
         self.value_frequency: dict[int, float] = {}
@@ -126,8 +120,9 @@ class _Builder:
     def _graph(self, graph: Graph, frequency: float) -> None:
         for op in graph.ops:
             if op.loop is None:
-                choices = op_choices(op.rule, self.mesh)
-                self._add("op", op.operands, op.results, choices, frequency, op, op.primitive)
+                kept = tuple(i for i, v in enumerate(op.operands) if not self.values[v].literal)
+                operands = tuple(op.operands[i] for i in kept)
+                self._add("op", operands, op.results, OpMenu(op.rule, kept), frequency, op, op.primitive)
             else:
                 self._region(op, op.loop, frequency)
 
@@ -155,54 +150,22 @@ class _Builder:
         inner = next((v for v, shift in (*reads, *makes) if shift == 0), None)
         if inner is None:
             return
-        layouts = port_layouts(self.values[inner], self.mesh, partial)
-        choices = tuple(
-            Choice(tuple(_shift(x, s) for _, s in reads), tuple(_shift(x, s) for _, s in makes)) for x in layouts
-        )
-        self._add(kind, tuple(v for v, _ in reads), tuple(v for v, _ in makes), choices, frequency, op, name)
+        value = self.values[inner]
+        menu = PortMenu(value.shape, value.dtype, partial, tuple(s for _, s in reads), tuple(s for _, s in makes))
+        self._add(kind, tuple(v for v, _ in reads), tuple(v for v, _ in makes), menu, frequency, op, name)
 
     def _add(
         self,
         kind: str,
         operands: tuple[int, ...],
         results: tuple[int, ...],
-        choices: tuple[Choice, ...],
+        menu: Menu,
         frequency: float,
         op: Op | None,
         name: str,
     ) -> None:
-        literal = [self.values[v].literal for v in operands]
-        if any(literal):
-            keep = [i for i, is_literal in enumerate(literal) if not is_literal]
-            operands = tuple(operands[i] for i in keep)
-            choices = tuple(Choice(tuple(c.operands[i] for i in keep), c.results, c.names, c.parallel) for c in choices)
-        self.atoms.append(Atom(len(self.atoms), kind, operands, results, choices, frequency, op, name))
+        index = self.menus.setdefault(menu, len(self.menus))
+        self.atoms.append(Atom(len(self.atoms), kind, operands, results, index, frequency, op, name))
 
 
-@lru_cache(maxsize=10_000)
-def op_choices(rule: Rule, mesh: tuple[int, ...]) -> tuple[Choice, ...]:
-    """The strategies of an op as choices."""
-    return tuple(Choice(s.operands, s.results, s.names, s.parallel) for s in strategies(rule, mesh))
-
-
-@lru_cache(maxsize=10_000)
-def _layouts(shape: tuple[int, ...], mesh: tuple[int, ...], states: tuple[int, ...]) -> tuple[Layout, ...]:
-    per_axis = [states if size > 1 else (REPLICATED,) for size in mesh]
-    return tuple(x for x in itertools.product(*per_axis) if fits(shape, x, mesh))
-
-
-def port_layouts(value: Value, mesh: tuple[int, ...], partial: bool) -> tuple[Layout, ...]:
-    """Layouts that a port may keep a value in: splits and copies, and partial sums where allowed."""
-    if value.dtype.startswith("key<"):
-        return ((REPLICATED,) * len(mesh),)
-    states = (REPLICATED, *(d for d, n in enumerate(value.shape) if n > 1))
-    if partial and value.dtype != "bool":
-        states = (*states, SUM)
-    return _layouts(value.shape, mesh, states)
-
-
-def _shift(layout: Layout, by: int) -> Layout:
-    return tuple(p + by if p >= 0 else p for p in layout) if by else layout
-
-
-__all__ = ["Atom", "Atoms", "Choice", "build_atoms", "is_late", "op_choices", "port_layouts"]
+__all__ = ["Atom", "Atoms", "build_atoms", "is_late"]

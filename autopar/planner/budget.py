@@ -55,7 +55,7 @@ class Budget:
                 continue
             maker, slot = atoms.producer[life.value]
             root, table = f.nodes.follow[f.classes.of[maker]]
-            choices = atoms.atoms[maker].choices
+            choices = atoms.choices(atoms.atoms[maker])
             for k, own in enumerate(table):
                 variable = f.choice[root][k]
                 size = local_bytes(values[life.value], choices[own].results[slot], atoms.mesh)
@@ -96,7 +96,7 @@ class Budget:
             if life.start <= position <= life.end:
                 maker, slot = atoms.producer[life.value]
                 value = atoms.step.graph.values[life.value]
-                layouts = {c.results[slot] for c in atoms.atoms[maker].choices}
+                layouts = {c.results[slot] for c in atoms.choices(atoms.atoms[maker])}
                 found.append((life.value, float(min(local_bytes(value, x, atoms.mesh) for x in layouts))))
         return sorted(found, key=lambda item: -item[1])
 

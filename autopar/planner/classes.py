@@ -67,7 +67,7 @@ def _local_key(atom: Atom, values: dict[int, Value] | object) -> tuple[object, .
     types = tuple((values[v].shape, values[v].dtype) for v in (*atom.operands, *atom.results))  # type: ignore[index]
     op = atom.op
     code = (op.primitive, op.params, op.where.stack, op.where.phase) if op else ()
-    return (atom.kind, types, atom.frequency, code, len(atom.choices))
+    return (atom.kind, types, atom.frequency, code, atom.menu)
 
 
 def _refinable(atom: Atom, values: dict[int, Value] | object) -> bool:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from autopar.ir import Kind, Value
 from autopar.planner.atoms import Atom, Atoms
 from autopar.planner.classes import Classes
+from autopar.planner.menu import Choice
 from autopar.planner.weigh import fusible, is_reduction
 from autopar.sharding.layout import SUM
 
@@ -80,6 +81,9 @@ class _Folder:
 
     def first(self, c: int) -> Atom:
         return self.atoms.atoms[self.classes.members[c][0]]
+
+    def options(self, c: int) -> tuple[Choice, ...]:
+        return self.atoms.choices(self.first(c))
 
     def maker(self, c: int, slot: int) -> tuple[int, int]:
         """Class and result slot that make an operand, for most members of a class."""
@@ -153,7 +157,7 @@ class _Folder:
             any(
                 p <= SUM
                 for member in self.groups[root]
-                for x in self.first(member).choices[self.table[member][k]].results
+                for x in self.options(member)[self.table[member][k]].results
                 for p in x
             )
             for k in lost
@@ -165,11 +169,11 @@ class _Folder:
 
     def _unique(self, c: int, links: list[tuple[int, int, int]], root: int) -> list[int | None]:
         """For each root option, the one choice of ``c`` that takes the linked operands as they are made."""
-        choices = self.first(c).choices
+        choices = self.options(c)
         index: dict[tuple[object, ...], list[int]] = {}
         for i in self.table[c]:
             index.setdefault(tuple(choices[i].operands[k] for k, _, _ in links), []).append(i)
-        made = [(self.first(p).choices, self.table[p], j) for _, p, j in links]
+        made = [(self.options(p), self.table[p], j) for _, p, j in links]
         own: list[int | None] = []
         for k in range(len(self.table[root])):
             found = index.get(tuple(options[table[k]].results[j] for options, table, j in made), [])
@@ -191,7 +195,7 @@ class _Folder:
         return sorted(largest, key=lambda k: self._makes_partial(*self.maker(c, k))) if self.grouped else largest[:1]
 
     def _makes_partial(self, c: int, slot: int) -> bool:
-        choices = self.first(c).choices
+        choices = self.options(c)
         return any(p <= SUM for i in set(self.table[c]) for p in choices[i].results[slot])
 
     def _may_follow(self, c: int, atom: Atom, main: int, maker: int, root: int) -> bool:
@@ -268,10 +272,10 @@ class _Folder:
             return
         index: dict[tuple[int, ...], list[int]] = {}
         for i in self.table[c]:
-            index.setdefault(atom.choices[i].results[0], []).append(i)
+            index.setdefault(self.options(c)[i].results[0], []).append(i)
         own = []
         for choice in self.table[reader]:
-            found = index.get(target.choices[choice].operands[slot], ())
+            found = index.get(self.options(reader)[choice].operands[slot], ())
             if len(found) != 1:
                 return
             own.append(found[0])
@@ -308,12 +312,12 @@ class _Folder:
 
     def _lie_alike(self, c: int, member: int, k: int | None, other: int, slot: int) -> bool:
         """Attach ``c`` so that a member's operand ``k`` (or result) lies as ``other`` wants its operand."""
-        options = self.first(member).choices
+        options = self.options(member)
         index: dict[tuple[int, ...], list[int]] = {}
         for position, choice in enumerate(self.table[member]):
             layout = options[choice].results[0] if k is None else options[choice].operands[k]
             index.setdefault(layout, []).append(self.table[c][position])
-        wanted = self.first(other).choices
+        wanted = self.options(other)
         own = []
         for choice in self.table[other]:
             found = index.get(wanted[choice].operands[slot], ())

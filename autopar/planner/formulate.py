@@ -49,7 +49,7 @@ from autopar.planner.classes import Classes
 from autopar.planner.conversion import Arc, Conversions
 from autopar.planner.fold import Nodes
 from autopar.planner.weigh import Weigher
-from autopar.sharding.layout import SUM, Layout, Move
+from autopar.sharding.layout import REPLICATED, Layout, Move
 
 Terms = dict[pulp.LpVariable, float]
 Paid = dict[Arc, pulp.LpVariable]
@@ -207,7 +207,7 @@ class _Builder:
     def marginal(self, c: int, slot: int, *, made: bool) -> tuple[int, Marginal]:
         """Root of a class, and for each layout of a slot the root options that give it."""
         root, table = self.nodes.follow[c]
-        choices = self.atoms.atoms[self.classes.members[c][0]].choices
+        choices = self.atoms.choices(self.atoms.atoms[self.classes.members[c][0]])
         found: Marginal = {}
         for k, own in enumerate(table):
             layout = choices[own].results[slot] if made else choices[own].operands[slot]
@@ -291,11 +291,12 @@ class _Builder:
     ) -> list[tuple[Layout, Move, Layout, float]]:
         """Arcs on some path from a made layout to a wanted one.
 
-        Paths never enter a partial sum that no reader of the bundle wants, nor split further on an axis only
-        to come back.
+        On each axis a path stays with placements that some end has there, or none: passing through a split or a
+        partial sum that neither end knows only costs.
         """
-        wanted = set(wanted)
-        keep_sum = any(p == SUM for x in wanted for p in x)
+        made, wanted = set(made), set(wanted)
+        ends = made | wanted
+        per_axis = [{x[axis] for x in ends} | {REPLICATED} for axis in range(len(self.conversions.mesh.shape))]
         forward: dict[Layout, list[tuple[Layout, Move, Layout, float]]] = {}
         todo, seen = list(made), set(made)
         backward: dict[Layout, list[Layout]] = {}
@@ -303,7 +304,7 @@ class _Builder:
             src = todo.pop()
             out = []
             for move, dst, seconds in self.conversions.outgoing(value, src):
-                if move.dst == SUM and not keep_sum:
+                if move.dst not in per_axis[move.axis]:
                     continue
                 out.append((src, move, dst, seconds))
                 backward.setdefault(dst, []).append(src)

@@ -73,7 +73,7 @@ def price(
     work_s = 0.0
     ledger = _Ledger(atoms, mesh)
     for atom in atoms.atoms:
-        choice = atom.choices[choices[atom.index]]
+        choice = atoms.choices(atom)[choices[atom.index]]
         work_s += atom.frequency * weigher.seconds(atom)[choices[atom.index]]
         made.update(zip(atom.results, choice.results, strict=True))
         at = len(atoms.atoms) if atom.kind == "input" else atom.index
@@ -169,7 +169,7 @@ def write_plan(
     ops: dict[int, tuple[str, ...]] = {}
     layouts: dict[int, Layout] = {}
     for atom in atoms.atoms:
-        choice = atom.choices[priced.choices[atom.index]]
+        choice = atoms.choices(atom)[priced.choices[atom.index]]
         if atom.kind == "op":
             assert atom.op is not None
             ops[atom.op.id] = choice.names
@@ -213,7 +213,7 @@ def _results(atoms: Atoms, priced: Priced, layouts: Mapping[int, Layout]) -> tup
         if index in state:
             name, layout = graph.values[state[index]].name, layouts[state[index]]
         elif name in sinks:
-            layout = sinks[name].choices[priced.choices[sinks[name].index]].operands[0]
+            layout = atoms.choices(sinks[name])[priced.choices[sinks[name].index]].operands[0]
         else:
             layout = (-1,) * len(atoms.mesh)
         found.append(Argument(name, value.shape, value.dtype, layout, "output"))

@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from autopar.ir import Kind
-from autopar.planner.atoms import Atom, Atoms, Choice
+from autopar.planner.atoms import Atom, Atoms
+from autopar.planner.menu import Choice
 from autopar.sharding.layout import REPLICATED
 from autopar.sharding.strategy import REPEAT
 
@@ -33,29 +34,33 @@ class Restriction:
 
     def __init__(self, atoms: Atoms, strategy: str) -> None:
         self.strategy = strategy
+        self.atoms = atoms
         self.mesh = atoms.mesh
         graph = atoms.step.graph
         self.state = {graph.inputs[i] for i, _ in atoms.step.state}
-        self.batch = _propagate(atoms, ((graph.inputs[i], 0) for i in atoms.step.batch))
+        seeds = ((graph.inputs[i], 0) for i in atoms.step.batch)
+        self.batch = _propagate(atoms, seeds) if strategy != "auto" else set()
         self.experts = _propagate(atoms, _expert_dims(atoms, self.state)) if strategy == "expert" else set()
 
     def allowed(self, atom: Atom) -> tuple[int, ...]:
         """Indices of the allowed choices, never empty."""
         if self.strategy == "auto":
-            return tuple(range(len(atom.choices)))
+            return tuple(range(len(self.atoms.choices(atom))))
         if atom.kind == "op":
             found = self._op(atom)
         elif atom.kind in ("input", "constant"):
             found = self._argument(atom)
         else:
-            found = list(range(len(atom.choices)))
+            found = list(range(len(self.atoms.choices(atom))))
         return tuple(found) or self._repeat(atom)
 
     def _repeat(self, atom: Atom) -> tuple[int, ...]:
         plain = [
-            i for i, c in enumerate(atom.choices) if all(p == REPLICATED for x in (*c.operands, *c.results) for p in x)
+            i
+            for i, c in enumerate(self.atoms.choices(atom))
+            if all(p == REPLICATED for x in (*c.operands, *c.results) for p in x)
         ]
-        return tuple(plain) or tuple(range(len(atom.choices)))
+        return tuple(plain) or tuple(range(len(self.atoms.choices(atom))))
 
     def _tagged(self, atom: Atom, tags: Tags) -> set[str]:
         """Names of the op's factors that carry a tag."""
@@ -83,23 +88,27 @@ class Restriction:
                     return False
             return True
 
-        found = [i for i, c in enumerate(atom.choices) if fits(c)]
+        found = [i for i, c in enumerate(self.atoms.choices(atom)) if fits(c)]
         if self.strategy == "expert":
             full = [
                 i
                 for i in found
-                if all(n in batch or n in experts for n, w in zip(atom.choices[i].names, wide, strict=True) if w)
+                if all(
+                    n in batch or n in experts
+                    for n, w in zip(self.atoms.choices(atom)[i].names, wide, strict=True)
+                    if w
+                )
             ]
             return full or found
         axes = [0] if self.strategy == "megatron" and len(self.mesh) > 1 else range(len(self.mesh))
         if self.strategy == "megatron" and len(self.mesh) == 1:
-            return [i for i, c in enumerate(atom.choices) if all(n not in batch for n in c.names)]
-        full = [i for i in found if all(atom.choices[i].names[a] in batch for a in axes if wide[a])]
+            return [i for i, c in enumerate(self.atoms.choices(atom)) if all(n not in batch for n in c.names)]
+        full = [i for i in found if all(self.atoms.choices(atom)[i].names[a] in batch for a in axes if wide[a])]
         return full if batch and full else found
 
     def _argument(self, atom: Atom) -> list[int]:
         v = atom.results[0]
-        layouts = [c.results[0] for c in atom.choices]
+        layouts = [c.results[0] for c in self.atoms.choices(atom)]
         every = range(len(layouts))
         if v not in self.state:
             return [i for i in every if all(p == REPLICATED or (v, p) in self.batch for p in layouts[i])] or list(every)
@@ -115,12 +124,12 @@ class Restriction:
         return [i for i in every if layouts[i][0] == REPLICATED]
 
 
-def heavy_work_divided(atom: Atom) -> tuple[int, ...]:
+def heavy_work_divided(atoms: Atoms, atom: Atom) -> tuple[int, ...]:
     """Choices that repeat no matrix product or convolution more than its best choice does."""
     if atom.op is None or atom.op.primitive not in ("dot_general", "conv_general_dilated"):
-        return tuple(range(len(atom.choices)))
-    most = max(c.parallel for c in atom.choices)
-    return tuple(i for i, c in enumerate(atom.choices) if c.parallel == most)
+        return tuple(range(len(atoms.choices(atom))))
+    most = max(c.parallel for c in atoms.choices(atom))
+    return tuple(i for i, c in enumerate(atoms.choices(atom)) if c.parallel == most)
 
 
 def _propagate(atoms: Atoms, seeds: Iterable[tuple[int, int]]) -> Tags:

@@ -1,53 +1,23 @@
-"""Plan a step: every mesh shape, one program each, the best plan and its runners-up.
-
-step -> atoms -> classes (tie) -> nodes (fold) -> program -> solver -> choices -> price -> plan
-"""
+"""Plan a step: every mesh shape, coarse before fine, the best plan and its runners-up."""
 
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
-import functools
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import numpy as np
-
-from autopar.errors import ClusterError, InfeasibleError, OptionError, SolverError, nearest
+from autopar.errors import ClusterError, InfeasibleError
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
-from autopar.plan import Certificate, PlanFacts, RunnerUp
-from autopar.planner.atoms import Atom, Atoms, build_atoms
-from autopar.planner.budget import Budget
-from autopar.planner.classes import Classes, tie, untied
-from autopar.planner.conversion import Conversions
-from autopar.planner.fold import Nodes, fold
-from autopar.planner.formulate import formulate
-from autopar.planner.memory import Lifetime, Profile, lifetimes
+from autopar.plan import PlanFacts, RunnerUp
+from autopar.planner.atoms import Atoms
+from autopar.planner.one_mesh import Candidate, prepare, solve_mesh
 from autopar.planner.options import Options
-from autopar.planner.record import Priced, price, write_plan
-from autopar.planner.restrict import Restriction, heavy_work_divided
-from autopar.planner.shortage import shortage
-from autopar.planner.solve import HighsProgram, Outcome, solve_cbc
-from autopar.planner.weigh import Weigher
-from autopar.sharding.layout import parse, text
+from autopar.planner.prune import Guide
+from autopar.planner.record import write_plan
 
 Progress = Callable[[str], None]
-
-_MEMORY_ROUNDS = 30
-_GROUP_ABOVE = 600  # choosing atoms (after tying) above which followers are grouped, not only folded exactly
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The best choices found on one mesh shape."""
-
-    atoms: Atoms
-    mesh: LogicalMesh
-    priced: Priced
-    certificate: Certificate
 
 
 def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress = lambda _: None) -> PlanFacts:
@@ -65,20 +35,24 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
     """
     meshes = candidate_meshes(cluster, options)
     deadline = time.monotonic() + options.time_limit_s
+    prepared = prepare(step, options)
     found: list[Candidate] = []
     failures: list[InfeasibleError] = []
+    guides: dict[tuple[int, ...], Guide] = {}
     for k, mesh in enumerate(meshes):
         left = deadline - time.monotonic()
         if found and left <= 0:
             progress(f"time limit: {len(meshes) - k} mesh shapes not tried")
             break
         try:
-            candidate = solve_mesh(step, cluster, mesh, options, max(left, 1.0))
+            candidate = solve_mesh(prepared, cluster, mesh, options, max(left, 1.0), guides)
         except InfeasibleError as error:
             failures.append(error)
             progress(f"mesh {_shape(mesh)}: does not fit")
             continue
         found.append(candidate)
+        if candidate.guide is not None:
+            guides[mesh.shape] = candidate.guide
         progress(f"mesh {_shape(mesh)}: {candidate.priced.step_s:.4g} s, {candidate.certificate.status}")
     if not found:
         raise min(failures, key=lambda e: getattr(e, "short_bytes", math.inf))
@@ -109,209 +83,6 @@ def candidate_meshes(cluster: Cluster, options: Options) -> tuple[LogicalMesh, .
     return (cluster.mesh(options.mesh),)
 
 
-def solve_mesh(step: Step, cluster: Cluster, mesh: LogicalMesh, options: Options, time_limit_s: float) -> Candidate:
-    """The best choices on one logical mesh."""
-    begin = time.perf_counter()
-    atoms = build_atoms(step, mesh.shape)
-    tied = len(atoms.atoms) > options.tie_above
-    classes = tie(atoms) if tied else untied(atoms)
-    allowed = allowed_choices(atoms, classes, options)
-    grouped = len(classes.members) > _GROUP_ABOVE
-    nodes = fold(atoms, classes, grouped=grouped, allowed=allowed)
-    conversions = Conversions(mesh, cluster.device)
-    weigher = Weigher(atoms, mesh, cluster.device)
-    setup_s = time.perf_counter() - begin
-    search = _Search(atoms, classes, nodes, weigher, conversions, mesh, options, time_limit_s)
-    budget = options.memory_bytes or cluster.device.memory_bytes
-    priced, status, bound = search.run(budget)
-    gap = max(0.0, (priced.step_s - bound) / priced.step_s) if priced.step_s > 0 else 0.0
-    if status == "optimal" and gap > max(options.mip_gap, 1e-6) * 1.5 + 1e-9:
-        status = "within gap"
-    variables, constraints = search.formulation.size
-    certificate = Certificate(
-        status=status,
-        objective_s=priced.step_s,
-        bound_s=max(0.0, min(bound, priced.step_s)),
-        gap=gap,
-        solver=options.solver,
-        folding="grouped" if grouped else "exact",
-        tied=tied,
-        variables=variables,
-        constraints=constraints,
-        build_s=setup_s + search.build_s,
-        solve_s=search.solve_s,
-    )
-    return Candidate(atoms, mesh, priced, certificate)
-
-
-def allowed_choices(atoms: Atoms, classes: Classes, options: Options) -> dict[int, tuple[int, ...]]:
-    """Choices of each class under the strategy, the hints and ``divide_work``."""
-    restriction = Restriction(atoms, options.strategy)
-    hints = _hinted(atoms, options.hints)
-    allowed: dict[int, tuple[int, ...]] = {}
-    for c, members in enumerate(classes.members):
-        atom = atoms.atoms[members[0]]
-        found = restriction.allowed(atom)
-        for m in members:
-            if m in hints:
-                found = hints[m]
-        if options.divide_work:
-            divided = set(heavy_work_divided(atom))
-            found = tuple(i for i in found if i in divided) or found
-        allowed[c] = found
-    return allowed
-
-
-def _hinted(atoms: Atoms, hints: Mapping[str, str]) -> dict[int, tuple[int, ...]]:
-    found: dict[int, tuple[int, ...]] = {}
-    inputs = [a for a in atoms.atoms if a.kind == "input"]
-    for pattern, words in hints.items():
-        matches = [a for a in inputs if fnmatch.fnmatchcase(a.name, pattern)]
-        if not matches:
-            raise OptionError(f"hint {pattern!r} matches no argument: {nearest(pattern, [a.name for a in inputs])}")
-        try:
-            layout = parse(words)
-        except ValueError:
-            raise OptionError(f"hint {pattern!r}: {words!r} is not a layout such as 'S0,R'.") from None
-        for atom in matches:
-            fitting = tuple(i for i, c in enumerate(atom.choices) if c.results[0] == layout)
-            if not fitting:
-                raise InfeasibleError(
-                    f"hint {pattern!r}: {atom.name} of shape "
-                    f"{atoms.step.graph.values[atom.results[0]].shape} cannot lie as {words!r} on mesh "
-                    f"{'x'.join(map(str, atoms.mesh))}. Possible: {_possible(atom)}."
-                )
-            found[atom.index] = fitting
-    return found
-
-
-def _possible(atom: Atom) -> str:
-    return "; ".join(text(c.results[0]) for c in atom.choices[:12])
-
-
-class _Search:
-    """Solve, price, and add memory constraints until the plan fits."""
-
-    def __init__(
-        self,
-        atoms: Atoms,
-        classes: Classes,
-        nodes: Nodes,
-        weigher: Weigher,
-        conversions: Conversions,
-        mesh: LogicalMesh,
-        options: Options,
-        time_limit_s: float,
-    ) -> None:
-        begin = time.perf_counter()
-        self.formulation = formulate(atoms, classes, nodes, weigher, conversions)
-        self.program = HighsProgram(self.formulation.problem)
-        self.build_s = time.perf_counter() - begin
-        self.price = functools.partial(price, weigher=weigher, conversions=conversions, mesh=mesh)
-        self.mesh = mesh
-        self.options = options
-        self.deadline = time.monotonic() + time_limit_s
-        self.lives: tuple[Lifetime, ...] = lifetimes(atoms)
-        self.budget = Budget(self.formulation, self.lives)
-        self.solve_s = 0.0
-
-    @property
-    def left_s(self) -> float:
-        return max(self.deadline - time.monotonic(), 0.5)
-
-    def run(self, budget: float) -> tuple[Priced, str, float]:
-        """(priced choices, status, proven bound).
-
-        Where the plan does not fit, limits are added at the peaks that appear. Limits at the budget keep the bound
-        a bound; tighter ones, which make up for what the rows do not see, do not raise it.
-        """
-        priced, status, bound = self._solve(budget)
-        if priced.memory.peak_bytes <= budget:
-            return priced, status, bound
-        for _ in range(_MEMORY_ROUNDS):
-            self._limit(priced.memory, budget)
-            priced, status, found = self._solve(budget)
-            if all(limit >= budget for limit in self.budget.limits.values()):
-                bound = max(bound, found)
-            if priced.memory.peak_bytes <= budget:
-                return priced, status, bound
-        raise shortage(self.formulation, self.budget, self.mesh, budget, priced.memory)
-
-    def _limit(self, peak: Profile, budget: float) -> None:
-        """Limit the bytes at a peak. The rows err a little, so a point that is over again gets less."""
-        known = self.budget.limits.get(peak.position)
-        limit = float(budget) if known is None else known - max(peak.peak_bytes - budget, 0.003 * budget)
-        if limit <= 0:
-            raise shortage(self.formulation, self.budget, self.mesh, budget, peak)
-        self.budget.limit(peak.position, limit)
-
-    def _solve(self, budget: float) -> tuple[Priced, str, float]:
-        options, problem = self.options, self.formulation.problem
-        if options.solver == "cbc":
-            outcome = self._timed(solve_cbc(problem, self.left_s, options.mip_gap))
-            return self._accept(outcome, budget), outcome.status, outcome.bound
-        program = self.program
-        relaxed = self._timed(program.relax(self.left_s))
-        if relaxed.status == "infeasible":
-            raise shortage(self.formulation, self.budget, self.mesh, budget, None)
-        best = self._price(relaxed, keep_limits=True) if relaxed.values else None
-        if self._good(best, relaxed.bound):
-            return best, "optimal", relaxed.bound  # type: ignore[return-value]
-        if relaxed.values and not relaxed.integral:
-            dived = self._timed(program.dive(self.left_s / 2, options.mip_gap / 4))
-            best = _better(best, self._price(dived) if dived.values else None)
-            if self._good(best, relaxed.bound):
-                return best, "optimal", relaxed.bound  # type: ignore[return-value]
-        outcome = self._timed(program.branch(self.left_s, options.mip_gap / 2))
-        if best is None:
-            best = self._accept(outcome, budget)
-        elif outcome.values:
-            best = _better(best, self._price(outcome))
-        assert best is not None
-        bound = relaxed.bound if outcome.status == "infeasible" else max(outcome.bound, relaxed.bound)
-        return best, outcome.status, bound
-
-    def _timed(self, outcome: Outcome) -> Outcome:
-        self.solve_s += outcome.solve_s
-        return outcome
-
-    def _good(self, priced: Priced | None, bound: float) -> bool:
-        """Whether choices are within the gap asked for."""
-        if priced is None:
-            return False
-        return priced.step_s - bound <= self.options.mip_gap * priced.step_s + 1e-12 * abs(bound) + 1e-15
-
-    def _accept(self, outcome: Outcome, budget: float) -> Priced:
-        if outcome.status == "infeasible":
-            raise shortage(self.formulation, self.budget, self.mesh, budget, None)
-        priced = self._price(outcome) if outcome.values else None
-        if priced is None:
-            raise SolverError(
-                f"{self.options.solver} found no plan within {self.options.time_limit_s:.0f} s "
-                f"({self.formulation.size[0]} variables). Raise Options(time_limit_s=...), fix the mesh with "
-                "Options(mesh=...), or use a restricted strategy."
-            )
-        return priced
-
-    def _price(self, outcome: Outcome, *, keep_limits: bool = False) -> Priced | None:
-        """Price the (rounded) options; None where rounding broke a memory limit."""
-        formulation = self.formulation
-        option = {
-            root: int(np.argmax([outcome.values[v.name] for v in variables]))
-            for root, variables in formulation.choice.items()
-        }
-        if keep_limits and not self.budget.fits(outcome.values):
-            return None
-        held = self.budget.held(outcome.values) if self.budget.limits else None
-        choices = formulation.lift(option)
-        return self.price(formulation.atoms, choices, lives=self.lives, held=held)
-
-
-def _better(a: Priced | None, b: Priced | None) -> Priced | None:
-    found = [x for x in (a, b) if x is not None]
-    return min(found, key=lambda x: x.step_s, default=None)
-
-
 def warnings_of(atoms: Atoms) -> list[str]:
     """Opaque primitives and dims that no axis divides."""
     found: dict[str, None] = {}
@@ -332,4 +103,4 @@ def _shape(mesh: LogicalMesh) -> str:
     return "x".join(map(str, mesh.shape))
 
 
-__all__ = ["Candidate", "candidate_meshes", "plan_step", "solve_mesh"]
+__all__ = ["candidate_meshes", "plan_step"]

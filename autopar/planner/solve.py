@@ -103,6 +103,13 @@ class HighsProgram:
         self._highs.setOptionValue("mip_abs_gap", 1e-9)
         return self._run(time_limit_s, integers=True)
 
+    def reduced_costs(self) -> dict[str, float]:
+        """Of the integer variables at the last relaxation: how much the objective grows per unit, at the least."""
+        duals = np.array(self._highs.getSolution().col_dual)
+        if len(duals) != len(self._variables):
+            return {}
+        return {self._variables[i].name: float(duals[i]) / self.scale for i in self._integers}
+
     def _sync(self) -> None:
         for row in self._problem.constraints()[self._rows :]:
             columns = np.array([self._index[v] for v in row], dtype=np.int32)

@@ -91,37 +91,52 @@ def halo_exchanges(
     return exchanges(op.rule, strategy, mesh, windowed.shape, item_bytes(windowed.dtype))
 
 
+class Kernels:
+    """What each op's price depends on, found once per step: equal keys mean equal prices on any mesh."""
+
+    def __init__(self, atoms: Atoms) -> None:
+        values = atoms.step.graph.values
+        self.slots = memory_slots(atoms)
+        keys: dict[object, int] = {}
+        self.key: list[int] = []
+        for atom in atoms.atoms:
+            if atom.kind != "op" or atom.op is None:
+                self.key.append(-1)
+                continue
+            types = tuple((values[v].shape, values[v].dtype) for v in (*atom.operands, *atom.results))
+            about = (atom.op.primitive, atom.op.params, atom.menu, self.slots[atom.index], types)
+            self.key.append(keys.setdefault(about, len(keys)))
+
+
 class Weigher:
     """Prices the choices of atoms on one device and mesh, cached by what the price depends on."""
 
-    def __init__(self, atoms: Atoms, mesh: LogicalMesh, device: Device) -> None:
+    def __init__(self, atoms: Atoms, kernels: Kernels, mesh: LogicalMesh, device: Device) -> None:
+        self._atoms = atoms
         self._values = atoms.step.graph.values
-        self._slots = memory_slots(atoms)
+        self._kernels = kernels
         self._mesh = mesh
         self._device = device
-        self._cache: dict[object, tuple[float, ...]] = {}
+        self._cache: dict[int, tuple[float, ...]] = {}
 
     def seconds(self, atom: Atom) -> tuple[float, ...]:
         """Seconds of every choice of ``atom``, for one run of it."""
-        op = atom.op
-        if atom.kind != "op" or op is None:
-            return (0.0,) * len(atom.choices)
-        reads, writes = self._slots[atom.index]
-        key = (op.primitive, op.params, op.rule, reads, writes, self._types(atom.operands), self._types(atom.results))
-        found = self._cache.get(key)
+        key = self._kernels.key[atom.index]
+        found = self._cache.get(key if key >= 0 else -1 - atom.menu)
         if found is None:
-            found = self._cache[key] = self._price(atom, op, reads, writes)
+            found = self._price(atom) if key >= 0 else (0.0,) * len(self._atoms.choices(atom))
+            self._cache[key if key >= 0 else -1 - atom.menu] = found
         return found
 
-    def _types(self, ids: Sequence[int]) -> tuple[tuple[tuple[int, ...], str], ...]:
-        return tuple((self._values[v].shape, self._values[v].dtype) for v in ids)
-
-    def _price(self, atom: Atom, op: Op, reads: Sequence[bool], writes: Sequence[bool]) -> tuple[float, ...]:
+    def _price(self, atom: Atom) -> tuple[float, ...]:
+        op = atom.op
+        assert op is not None
+        reads, writes = self._kernels.slots[atom.index]
         operands = [self._values[v] for v in atom.operands]
         results = [self._values[v] for v in atom.results]
         dtype = max((v.dtype for v in (*operands, *results)), key=_width, default="float32")
         prices = []
-        for choice in atom.choices:
+        for choice in self._atoms.choices(atom):
             nbytes = 0.0
             if op.primitive not in _FREE:
                 nbytes += sum(self._bytes(v, x) for v, x, m in zip(operands, choice.operands, reads, strict=True) if m)

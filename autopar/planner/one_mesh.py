@@ -1,0 +1,313 @@
+"""The best plan on one logical mesh: build the program, solve it, price what it says, until memory fits.
+
+atoms -> classes (tie) -> nodes (fold) -> program -> solver -> choices -> price
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from autopar.errors import InfeasibleError, OptionError, SolverError, nearest
+from autopar.ir import Step
+from autopar.mesh import Cluster, LogicalMesh
+from autopar.plan import Certificate
+from autopar.planner.atoms import Atom, Atoms, build_atoms
+from autopar.planner.budget import Budget
+from autopar.planner.classes import Classes, tie, untied
+from autopar.planner.conversion import Conversions
+from autopar.planner.fold import Nodes, fold
+from autopar.planner.formulate import formulate
+from autopar.planner.memory import Lifetime, Profile, lifetimes
+from autopar.planner.options import Options
+from autopar.planner.prune import CHOSEN, Guide, choice_name, prune
+from autopar.planner.record import Priced, price
+from autopar.planner.restrict import Restriction, heavy_work_divided
+from autopar.planner.shortage import shortage
+from autopar.planner.solve import HighsProgram, Outcome, solve_cbc
+from autopar.planner.weigh import Kernels, Weigher
+from autopar.sharding.layout import parse, text
+
+_MEMORY_ROUNDS = 30
+_GROUP_ABOVE = 600  # classes above which followers are grouped, not only folded exactly
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is the same on every mesh."""
+
+    atoms: Atoms
+    classes: Classes
+    tied: bool
+    grouped: bool
+    kernels: Kernels
+    lives: tuple[Lifetime, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The best choices found on one mesh shape, and a guide to finer meshes."""
+
+    atoms: Atoms
+    mesh: LogicalMesh
+    priced: Priced
+    certificate: Certificate
+    guide: Guide | None
+
+
+def prepare(step: Step, options: Options) -> Prepared:
+    """List the atoms of a step, tie repeats, find kernels and lifetimes."""
+    begin = time.perf_counter()
+    atoms = build_atoms(step)
+    tied = len(atoms.atoms) > options.tie_above
+    classes = tie(atoms) if tied else untied(atoms)
+    grouped = len(classes.members) > _GROUP_ABOVE
+    kernels, lives = Kernels(atoms), lifetimes(atoms)
+    return Prepared(atoms, classes, tied, grouped, kernels, lives, time.perf_counter() - begin)
+
+
+def solve_mesh(
+    prepared: Prepared,
+    cluster: Cluster,
+    mesh: LogicalMesh,
+    options: Options,
+    time_limit_s: float,
+    guides: Mapping[tuple[int, ...], Guide],
+) -> Candidate:
+    """The best choices on one logical mesh.
+
+    Args:
+      prepared: the step.
+      cluster: the machine.
+      mesh: the mesh.
+      options: what to search.
+      time_limit_s: wall time for the solver.
+      guides: what was learned on coarser meshes, by mesh shape; they prune a mesh of three or more axes.
+
+    Raises:
+      InfeasibleError: nothing fits into memory.
+    """
+    begin = time.perf_counter()
+    atoms, classes = prepared.atoms.on(mesh.shape), prepared.classes
+    allowed = allowed_choices(atoms, classes, options)
+    nodes = fold(atoms, classes, grouped=prepared.grouped, allowed=allowed)
+    nodes, pruned = prune(atoms, classes, nodes, guides)
+    conversions = Conversions(mesh, cluster.device)
+    weigher = Weigher(atoms, prepared.kernels, mesh, cluster.device)
+    setup_s = time.perf_counter() - begin
+    search = _Search(atoms, classes, nodes, weigher, conversions, mesh, options, time_limit_s, prepared.lives)
+    priced, status, bound = search.run(options.memory_bytes or cluster.device.memory_bytes)
+    gap = max(0.0, (priced.step_s - bound) / priced.step_s) if priced.step_s > 0 else 0.0
+    if status == "optimal" and gap > max(options.mip_gap, 1e-6) * 1.5 + 1e-9:
+        status = "within gap"
+    variables, constraints = search.formulation.size
+    certificate = Certificate(
+        status=status,
+        objective_s=priced.step_s,
+        bound_s=max(0.0, min(bound, priced.step_s)),
+        gap=gap,
+        solver=options.solver,
+        folding="grouped" if prepared.grouped else "exact",
+        tied=prepared.tied,
+        pruned=pruned,
+        variables=variables,
+        constraints=constraints,
+        build_s=prepared.seconds + setup_s + search.build_s,
+        solve_s=search.solve_s,
+    )
+    guide = search.guide(priced) if len(mesh.shape) == 2 else None
+    return Candidate(atoms, mesh, priced, certificate, guide)
+
+
+def allowed_choices(atoms: Atoms, classes: Classes, options: Options) -> dict[int, tuple[int, ...]]:
+    """Choices of each class under the strategy, the hints and ``divide_work``."""
+    restriction = Restriction(atoms, options.strategy)
+    hints = _hinted(atoms, options.hints)
+    allowed: dict[int, tuple[int, ...]] = {}
+    for c, members in enumerate(classes.members):
+        atom = atoms.atoms[members[0]]
+        found = restriction.allowed(atom)
+        for m in members:
+            if m in hints:
+                found = hints[m]
+        if options.divide_work:
+            divided = set(heavy_work_divided(atoms, atom))
+            found = tuple(i for i in found if i in divided) or found
+        allowed[c] = found
+    return allowed
+
+
+def _hinted(atoms: Atoms, hints: Mapping[str, str]) -> dict[int, tuple[int, ...]]:
+    found: dict[int, tuple[int, ...]] = {}
+    inputs = [a for a in atoms.atoms if a.kind == "input"]
+    for pattern, words in hints.items():
+        matches = [a for a in inputs if fnmatch.fnmatchcase(a.name, pattern)]
+        if not matches:
+            raise OptionError(f"hint {pattern!r} matches no argument: {nearest(pattern, [a.name for a in inputs])}")
+        try:
+            layout = parse(words)
+        except ValueError:
+            raise OptionError(f"hint {pattern!r}: {words!r} is not a layout such as 'S0,R'.") from None
+        for atom in matches:
+            fitting = tuple(i for i, c in enumerate(atoms.choices(atom)) if c.results[0] == layout)
+            if not fitting:
+                raise InfeasibleError(
+                    f"hint {pattern!r}: {atom.name} of shape "
+                    f"{atoms.step.graph.values[atom.results[0]].shape} cannot lie as {words!r} on mesh "
+                    f"{'x'.join(map(str, atoms.mesh))}. Possible: {_possible(atoms, atom)}."
+                )
+            found[atom.index] = fitting
+    return found
+
+
+def _possible(atoms: Atoms, atom: Atom) -> str:
+    return "; ".join(text(c.results[0]) for c in atoms.choices(atom)[:12])
+
+
+class _Search:
+    """Solve, price, and add memory constraints until the plan fits."""
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        classes: Classes,
+        nodes: Nodes,
+        weigher: Weigher,
+        conversions: Conversions,
+        mesh: LogicalMesh,
+        options: Options,
+        time_limit_s: float,
+        lives: tuple[Lifetime, ...],
+    ) -> None:
+        begin = time.perf_counter()
+        self.formulation = formulate(atoms, classes, nodes, weigher, conversions)
+        self.program = HighsProgram(self.formulation.problem)
+        self.build_s = time.perf_counter() - begin
+        self.price = functools.partial(price, weigher=weigher, conversions=conversions, mesh=mesh)
+        self.mesh = mesh
+        self.options = options
+        self.deadline = time.monotonic() + time_limit_s
+        self.lives = lives
+        self.duals: Mapping[str, float] = {}
+        self.budget = Budget(self.formulation, self.lives)
+        self.solve_s = 0.0
+
+    @property
+    def left_s(self) -> float:
+        return max(self.deadline - time.monotonic(), 0.5)
+
+    def run(self, budget: float) -> tuple[Priced, str, float]:
+        """(priced choices, status, proven bound).
+
+        Where the plan does not fit, limits are added at the peaks that appear. Limits at the budget keep the bound
+        a bound; tighter ones, which make up for what the rows do not see, do not raise it.
+        """
+        priced, status, bound = self._solve(budget)
+        if priced.memory.peak_bytes <= budget:
+            return priced, status, bound
+        for _ in range(_MEMORY_ROUNDS):
+            self._limit(priced.memory, budget)
+            priced, status, found = self._solve(budget)
+            if all(limit >= budget for limit in self.budget.limits.values()):
+                bound = max(bound, found)
+            if priced.memory.peak_bytes <= budget:
+                return priced, status, bound
+        raise shortage(self.formulation, self.budget, self.mesh, budget, priced.memory)
+
+    def _limit(self, peak: Profile, budget: float) -> None:
+        """Limit the bytes at a peak. The rows err a little, so a point that is over again gets less."""
+        known = self.budget.limits.get(peak.position)
+        limit = float(budget) if known is None else known - max(peak.peak_bytes - budget, 0.003 * budget)
+        if limit <= 0:
+            raise shortage(self.formulation, self.budget, self.mesh, budget, peak)
+        self.budget.limit(peak.position, limit)
+
+    def _solve(self, budget: float) -> tuple[Priced, str, float]:
+        options, problem = self.options, self.formulation.problem
+        if options.solver == "cbc":
+            outcome = self._timed(solve_cbc(problem, self.left_s, options.mip_gap))
+            return self._accept(outcome, budget), outcome.status, outcome.bound
+        program = self.program
+        relaxed = self._timed(program.relax(self.left_s))
+        if relaxed.status == "infeasible":
+            raise shortage(self.formulation, self.budget, self.mesh, budget, None)
+        self.duals = self.duals or program.reduced_costs()
+        best = self._price(relaxed, keep_limits=True) if relaxed.values else None
+        if self._good(best, relaxed.bound):
+            return best, "optimal", relaxed.bound  # type: ignore[return-value]
+        if relaxed.values and not relaxed.integral:
+            dived = self._timed(program.dive(self.left_s / 2, options.mip_gap / 4))
+            best = _better(best, self._price(dived) if dived.values else None)
+            if self._good(best, relaxed.bound):
+                return best, "optimal", relaxed.bound  # type: ignore[return-value]
+        outcome = self._timed(program.branch(self.left_s, options.mip_gap / 2))
+        if best is None:
+            best = self._accept(outcome, budget)
+        elif outcome.values:
+            best = _better(best, self._price(outcome))
+        assert best is not None
+        bound = relaxed.bound if outcome.status == "infeasible" else max(outcome.bound, relaxed.bound)
+        return best, outcome.status, bound
+
+    def _timed(self, outcome: Outcome) -> Outcome:
+        self.solve_s += outcome.solve_s
+        return outcome
+
+    def _good(self, priced: Priced | None, bound: float) -> bool:
+        """Whether choices are within the gap asked for."""
+        if priced is None:
+            return False
+        return priced.step_s - bound <= self.options.mip_gap * priced.step_s + 1e-12 * abs(bound) + 1e-15
+
+    def guide(self, best: Priced) -> Guide:
+        """What the first relaxation says of every choice of every class: how much it would cost more."""
+        extra: list[dict[tuple[str, ...], float]] = []
+        formulation = self.formulation
+        atoms, classes = formulation.atoms, formulation.classes
+        for c, members in enumerate(classes.members):
+            root, table = formulation.nodes.follow[c]
+            choices = atoms.choices(atoms.atoms[members[0]])
+            found: dict[tuple[str, ...], float] = {}
+            for k, own in enumerate(table):
+                name = choice_name(choices[own])
+                cost = self.duals.get(formulation.choice[root][k].name, 0.0)
+                found[name] = min(cost, found.get(name, cost))
+            found[choice_name(choices[best.choices[members[0]]])] = CHOSEN
+            extra.append(found)
+        return tuple(extra)
+
+    def _accept(self, outcome: Outcome, budget: float) -> Priced:
+        if outcome.status == "infeasible":
+            raise shortage(self.formulation, self.budget, self.mesh, budget, None)
+        priced = self._price(outcome) if outcome.values else None
+        if priced is None:
+            raise SolverError(
+                f"{self.options.solver} found no plan within {self.options.time_limit_s:.0f} s "
+                f"({self.formulation.size[0]} variables). Raise Options(time_limit_s=...), fix the mesh with "
+                "Options(mesh=...), or use a restricted strategy."
+            )
+        return priced
+
+    def _price(self, outcome: Outcome, *, keep_limits: bool = False) -> Priced | None:
+        """Price the (rounded) options; None where rounding broke a memory limit."""
+        formulation = self.formulation
+        option = {
+            root: int(np.argmax([outcome.values[v.name] for v in variables]))
+            for root, variables in formulation.choice.items()
+        }
+        if keep_limits and not self.budget.fits(outcome.values):
+            return None
+        held = self.budget.held(outcome.values) if self.budget.limits else None
+        choices = formulation.lift(option)
+        return self.price(formulation.atoms, choices, lives=self.lives, held=held)
+
+
+def _better(a: Priced | None, b: Priced | None) -> Priced | None:
+    found = [x for x in (a, b) if x is not None]
+    return min(found, key=lambda x: x.step_s, default=None)
