@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopar.plan import Argument, PlanFacts
-from autopar.report.parts import Column, Lines, Section, Table
+from autopar.report.parts import Column, Lines, Section, Table, head
 from autopar.report.paths import dotted, keys, merged, repeated, shared_prefix
 from autopar.report.words import array_text, by_kind, layout_text, local_nbytes, parameter_of
 from autopar.units import bytes_text
@@ -85,11 +85,11 @@ def _table(columns: tuple[Column, ...], rows: Sequence[_Row]) -> Table:
     for row in rows:
         grouped.setdefault((repeated(row.name), *row.words), []).append(row)
     ranked = sorted(grouped.values(), key=lambda group: -_bytes(group))
-    shown, rest = ranked[:_ROWS], ranked[_ROWS:]
+    shown, rest = head(ranked, _ROWS)
     more = ""
     if rest:
         left = [row for group in rest for row in group]
-        more = f"and {len(left)} smaller arrays of {len(rest)} kinds, {bytes_text(_bytes(left))} per device"
+        more = f"and {len(left)} smaller arrays in {len(rest)} rows, {bytes_text(_bytes(left))} per device"
     cells = tuple(
         (
             merged([row.name for row in group]),

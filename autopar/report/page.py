@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from autopar.mesh import Cluster
 from autopar.plan import CollectiveRecord, PlanFacts
 from autopar.report.arguments import argument_sections
-from autopar.report.parts import Column, Lines, Page, Section, Table
+from autopar.report.parts import Column, Lines, Page, Section, Table, head
 from autopar.report.paths import merged, repeated
 from autopar.report.words import AxisUse, axis_uses, sentence
 from autopar.units import bytes_text, seconds_text
@@ -96,7 +96,7 @@ def _communication(plan: PlanFacts) -> tuple[Section, ...]:
         tuple((*key, *_amounts(found)) for key, found in by_kind),
     )
     places = _summed(records, lambda c: (c.phase, c.kind, " and ".join(c.axes), _cause(c.cause), repeated(c.where)))
-    shown, rest = places[:_PLACES], places[_PLACES:]
+    shown, rest = head(places, _PLACES)
     more = ""
     if rest:
         left = [c for _, found in rest for c in found]
@@ -161,7 +161,7 @@ def _memory(plan: PlanFacts) -> Section:
 def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
     if not plan.runners_up:
         return ()
-    shown, rest = plan.runners_up[:_RUNNERS_UP], plan.runners_up[_RUNNERS_UP:]
+    shown, rest = head(plan.runners_up, _RUNNERS_UP)
     rows = tuple(
         (
             "x".join(map(str, r.mesh)),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +55,13 @@ class Page:
     title: str
     summary: str
     sections: tuple[Section, ...]
+
+
+def head(items: Sequence[T], limit: int) -> tuple[Sequence[T], Sequence[T]]:
+    """The first ``limit`` items and the rest; a rest of one is not worth a line of its own and is shown.
+
+    >>> head([1, 2, 3], 2), head([1, 2, 3, 4], 2)
+    (([1, 2, 3], []), ([1, 2], [3, 4]))
+    """
+    cut = limit if len(items) > limit + 1 else len(items)
+    return items[:cut], items[cut:]

@@ -1,0 +1,22 @@
+"""The code of the guides runs as printed."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def test_getting_started(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = [b for b in BLOCK.findall((DOCS / "getting-started.md").read_text()) if "my_primitive_p" not in b]
+    assert len(blocks) == 4
+    names = {}
+    for block in blocks:
+        exec(compile(block, "getting-started.md", "exec"), names)
+    assert capsys.readouterr().out.endswith("True\n")
+    assert names["plan"].devices == 16
+    hinted = names["autopar"].Options(mesh=(2, 4), hints={"state*w1*": "R,S1"})
+    step, shapes = names["train_step"].__wrapped__, names["shapes"]
+    found = names["autopar"].plan(step, *shapes, cluster="cpu:8", options=hinted)
+    assert next(a.layout for a in found.arguments if a.name.endswith("['params']['w1']")) == (-1, 1)
