@@ -16,9 +16,9 @@ from tests.rules.machine import MESHES, check, trace
 CASES = {**cases_elementwise.CASES, **cases_shaping.CASES, **cases_compute.CASES}
 # More examples where a rule has more to get wrong. AUTOPAR_RULE_EXAMPLES multiplies them all.
 EXAMPLES = {
-    "broadcast_in_dim": 4, "conv_general_dilated": 24, "dot_general": 10, "dynamic_slice": 4,
-    "dynamic_update_slice": 4, "fft": 4, "gather": 24, "iota": 4, "pad": 4, "reduce_window": 6,
-    "reduce_window_max": 8, "reduce_window_sum": 8, "reshape": 12, "scatter": 8, "scatter-add": 20, "scatter-mul": 8,
+    "broadcast_in_dim": 4, "conv_general_dilated": 16, "dot_general": 10, "dynamic_slice": 4,
+    "dynamic_update_slice": 4, "fft": 4, "gather": 16, "iota": 4, "pad": 4, "reduce_window": 6,
+    "reduce_window_max": 8, "reduce_window_sum": 8, "reshape": 12, "scatter": 8, "scatter-add": 12, "scatter-mul": 8,
     "select_n": 4, "slice": 4, "threefry2x32": 4,
 }  # fmt: skip
 # Slow to compile, and no different from any other elementwise op.
@@ -33,7 +33,7 @@ def test_every_rule_of_the_table_has_a_case():
 @pytest.mark.parametrize("primitive", sorted(CASES))
 def test_parts_equal_the_whole(primitive):
     @settings(
-        max_examples=EXAMPLES.get(primitive, 2) * MORE,
+        max_examples=(1 if primitive in FEW else EXAMPLES.get(primitive, 2)) * MORE,
         deadline=None,
         derandomize=MORE == 1,
         database=None,
@@ -43,6 +43,6 @@ def test_parts_equal_the_whole(primitive):
     def prove(seed):
         draw = Draw(seed)
         function, args = CASES[primitive](draw)
-        check(trace(function, args, primitive), draw.of(MESHES), seed, limit=8 if primitive in FEW else 40)
+        check(trace(function, args, primitive), draw.of(MESHES), seed, limit=4 if primitive in FEW else 40)
 
     prove()
