@@ -62,7 +62,7 @@ def audit(plan: PlanFacts, compiled: jax.stages.Compiled) -> Audit:
         entry[0] += record.count
         entry[1] += record.count * record.bytes
     found: dict[str, list[int]] = {}
-    for collective in hlo_collectives(compiled.as_text()):
+    for collective in hlo_collectives(compiled.as_text() or ""):
         entry = found.setdefault(collective.kind, [0, 0])
         entry[0] += collective.times
         entry[1] += collective.times * collective.nbytes

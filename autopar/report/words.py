@@ -176,15 +176,19 @@ def _is_gathered(a: Argument, axis: int, plan: PlanFacts) -> bool:
 def sentence(plan: PlanFacts) -> str:
     """The plan in one sentence: its mesh, and what each axis does.
 
-    Shares below a tenth of the bytes are left out, those between a tenth and nine tenths are said.
+    Shares below a tenth of the bytes are left out, those between a tenth and nine tenths are said. Of the batch
+    the arrays that enter split are counted.
     """
     if plan.devices == 1:
         return "one device: nothing is split"
     mesh = " ".join(f"{a.name}={a.size}" for a in plan.mesh)
     summed = sum(local_nbytes(a, plan.mesh_shape) for a in by_kind(plan, "parameter"))
+    batch = [a for a in by_kind(plan, "batch") if a.shape]
+    # An array that enters whole says nothing of how it is used: the step slices it where it is needed.
+    entering = _share([a for a in batch if max(a.layout) >= 0], batch)
     clauses: dict[tuple[int, str, str], list[str]] = {}  # (order, before, after the axis names) -> axis names
     for use in axis_uses(plan):
-        for clause in _clauses(use, summed):
+        for clause in _clauses(use, summed, entering):
             clauses.setdefault((_ORDER.index(clause[0]), *clause), []).append(use.name)
     ordered = sorted(clauses.items(), key=lambda item: item[0][0])
     said = [f"{before} over {' and '.join(axes)}{after}" for (_, before, after), axes in ordered]
@@ -201,12 +205,12 @@ _ACTIVATIONS, _NOTHING = "activations split", "nothing split"
 _ORDER = (_DATA, _SLICED, _EXPERT, _TENSOR, _FSDP, _ZERO, _DIM, _ACTIVATIONS, _NOTHING)
 
 
-def _clauses(use: AxisUse, parameter_bytes: int) -> list[tuple[str, str]]:
+def _clauses(use: AxisUse, parameter_bytes: int, entering: float) -> list[tuple[str, str]]:
     found = []
-    if use.examples >= _SOME:
-        found.append((_DATA, _part(use.examples, "batch")))
-    if use.other_dims >= _SOME:
-        found.append((_DIM, _part(use.other_dims, "batch")))
+    if entering and use.examples / entering >= _SOME:
+        found.append((_DATA, _part(use.examples / entering, "batch that is split")))
+    if entering and use.other_dims / entering >= _SOME:
+        found.append((_DIM, _part(use.other_dims / entering, "batch that is split")))
     if use.experts >= _SOME:
         found.append((_EXPERT, _part(use.experts, "parameters")))
     if use.tensors >= _SOME:

@@ -19,13 +19,12 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-import autopar
 from autopar.ir import Where
 
 _JAX = os.path.dirname(jax.__file__) + os.sep
 _STDLIB = sysconfig.get_path("stdlib") + os.sep
 _PACKAGES = (sysconfig.get_path("purelib") + os.sep, sysconfig.get_path("platlib") + os.sep)
-_AUTOPAR = os.path.dirname(autopar.__file__) + os.sep
+_AUTOPAR = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 # The model zoo is written as a user would write it.
 _ZOO = os.path.join(_AUTOPAR, "models") + os.sep
 _LIBRARIES = ("flax", "optax", "equinox", "chex", "jaxtyping", "haiku")

@@ -77,6 +77,16 @@ def test_batch_sliced_inside_the_step():
     assert "data parallel" not in sentence(plan)
 
 
+def test_batch_arrays_that_enter_whole_do_not_dilute_those_that_enter_split():
+    plan = decoder()
+    whole = [dataclasses.replace(a, layout=WHOLE) if "tokens" in a.name else a for a in plan.arguments]
+    assert "data parallel over x, " in sentence(dataclasses.replace(plan, arguments=tuple(whole)))
+    by_columns = [dataclasses.replace(a, layout=(1, -1)) if "tokens" in a.name else a for a in plan.arguments]
+    said = sentence(dataclasses.replace(plan, arguments=tuple(by_columns)))
+    assert "data parallel over x for 50% of the batch that is split" in said
+    assert "batch split along a later dim over x for 50% of the batch that is split" in said
+
+
 def test_one_device_and_axes_of_size_one():
     alone = decoder(mesh=(MeshAxis("x", 1), MeshAxis("y", 1)))
     assert sentence(alone) == "one device: nothing is split"
