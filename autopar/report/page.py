@@ -51,14 +51,16 @@ def _certificate(plan: PlanFacts) -> tuple[str, ...]:
     c = plan.certificate
     if c.status == "given":
         return ("proof   none: this plan was given, not searched",)
-    how = [word for word, so in (("followers grouped", c.folding != "exact"), ("layers tied", c.tied)) if so]
+    traits = (("followers grouped", c.folding != "exact"), ("layers tied", c.tied), ("choices pruned", c.pruned))
+    how = [word for word, so in traits if so]
+    scope = "among the choices kept" if c.pruned else "on this mesh shape"
     program = f" ({', '.join(how)})" if how else ""
     if c.bound_s > 0:
         proof = f"within {_percent(c.gap)} of the proven bound {seconds_text(c.bound_s)}"
     else:
         proof = "no bound was proven"
     return (
-        f"proof   {c.status} on this mesh shape: {proof}",
+        f"proof   {c.status} {scope}: {proof}",
         f"search  {c.variables:,} variables, {c.constraints:,} constraints{program}",
         f"        built in {seconds_text(c.build_s)}, solved in {seconds_text(c.solve_s)} by {c.solver}",
     )

@@ -62,7 +62,16 @@ def decoder(layers=2, arrays=None, collectives=None, **changes):
         "memory": {"parameter": 100 * 2**20, "activation": 199 * 2**20, "batch": 2**20, "output": 0},
         "collectives": tuple(collectives),
         "certificate": Certificate(
-            "optimal", 0.01 + communication_s, 0.01, 0.0004, "highs", "exact", True, 2712, 1311, 0.8, 0.25
+            "optimal",
+            0.01 + communication_s,
+            0.01,
+            0.0004,
+            "highs",
+            tied=True,
+            variables=2712,
+            constraints=1311,
+            build_s=0.8,
+            solve_s=0.25,
         ),
         "runners_up": (RunnerUp((8,), 0.05, 2**29, "optimal"), RunnerUp((4, 2), 0.06, 2**29, "within gap")),
         "warnings": (),

@@ -74,6 +74,13 @@ def test_unproven_and_given_plans_say_so():
     assert "this plan was given, not searched" in plan_text(decoder(certificate=given))
 
 
+def test_a_bound_of_a_pruned_program_says_so():
+    pruned = Certificate("optimal", 1.0, 1.0, 0.0, "highs", pruned=True)
+    text = plan_text(decoder(certificate=pruned))
+    assert "optimal among the choices kept: within 0% of the proven bound 1 s" in text
+    assert "(choices pruned)" in text
+
+
 def test_unlimited_memory_has_no_share():
     cluster = Cluster.uniform(8, math.inf, math.inf, 1.0, 1.0).to_dict()
     assert "300 MiB at the peak of each device\n" in plan_text(decoder(cluster=cluster))
