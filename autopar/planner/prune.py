@@ -32,12 +32,20 @@ def choice_name(choice: Choice) -> tuple[str, ...]:
     return tuple(map(str, layout))
 
 
+def parents(mesh: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The coarser meshes that guide a mesh; none for one or two axes."""
+    if len(mesh) != 3:
+        return ()
+    a, b, c = mesh
+    return tuple(dict.fromkeys(((a, b * c), (a * b, c))))
+
+
 def prune(atoms: Atoms, classes: Classes, nodes: Nodes, guides: Mapping[tuple[int, ...], Guide]) -> tuple[Nodes, bool]:
     """Nodes with the promising options of each root only, and whether any was left out."""
-    mesh = atoms.mesh
-    if len(mesh) != 3 or not (first := guides.get((mesh[0], mesh[1] * mesh[2]))):
+    coarse = [guides.get(mesh) for mesh in parents(atoms.mesh)]
+    first, second = (coarse + coarse)[:2] if coarse else (None, None)
+    if first is None or second is None:
         return nodes, False
-    second = guides.get((mesh[0] * mesh[1], mesh[2]))
     follow = dict(nodes.follow)
     pruned = False
     for root, group in nodes.groups.items():
@@ -46,7 +54,7 @@ def prune(atoms: Atoms, classes: Classes, nodes: Nodes, guides: Mapping[tuple[in
             continue
         choices = atoms.choices(atoms.atoms[classes.members[root][0]])
         names = [choice_name(choices[own]) for own in table]
-        extra = [_extra(name, first[root], second[root] if second else {}) for name in names]
+        extra = [_extra(name, first[root], second[root]) for name in names]
         kept = sorted(sorted(range(len(table)), key=lambda k: (extra[k], k))[:_KEEP])
         pruned = True
         for c in group:
@@ -64,5 +72,5 @@ def _extra(
         first.get((i, j), math.inf) if j == k else math.inf, second.get((i, k), math.inf) if i == j else math.inf
     )
     coarse = min(first.get((i, j), math.inf), first.get((i, k), math.inf))
-    fine = min(second.get((i, k), math.inf), second.get((j, k), math.inf)) if second else 0.0
+    fine = min(second.get((i, k), math.inf), second.get((j, k), math.inf))
     return same > CHOSEN, max(coarse, 0.0) + max(fine, 0.0)

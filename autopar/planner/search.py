@@ -1,11 +1,11 @@
-"""Plan a step: every mesh shape, coarse before fine, the best plan and its runners-up."""
+"""Plan a step: every mesh shape, coarse before fine where coarse guides fine, the best plan and its runners-up."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from autopar.errors import ClusterError, InfeasibleError
 from autopar.ir import Step
@@ -14,10 +14,12 @@ from autopar.plan import PlanFacts, RunnerUp
 from autopar.planner.atoms import Atoms
 from autopar.planner.one_mesh import Candidate, prepare, solve_mesh
 from autopar.planner.options import Options
-from autopar.planner.prune import Guide
+from autopar.planner.prune import Guide, parents
 from autopar.planner.record import write_plan
 
 Progress = Callable[[str], None]
+
+_PRUNE_ABOVE = 200  # classes above which a mesh of three axes keeps only what its coarser meshes found promising
 
 
 def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress = lambda _: None) -> PlanFacts:
@@ -36,24 +38,27 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
     meshes = candidate_meshes(cluster, options)
     deadline = time.monotonic() + options.time_limit_s
     prepared = prepare(step, options)
+    guiding = coarse_meshes(cluster, meshes) if len(prepared.classes.members) > _PRUNE_ABOVE else ()
     found: list[Candidate] = []
     failures: list[InfeasibleError] = []
     guides: dict[tuple[int, ...], Guide] = {}
-    for k, mesh in enumerate(meshes):
+    for k, mesh in enumerate((*guiding, *meshes)):
         left = deadline - time.monotonic()
         if found and left <= 0:
-            progress(f"time limit: {len(meshes) - k} mesh shapes not tried")
+            progress(f"time limit: {len(meshes) + len(guiding) - k} mesh shapes not tried")
             break
+        share = left / (len(meshes) + len(guiding) - k) * 2
         try:
-            candidate = solve_mesh(prepared, cluster, mesh, options, max(left, 1.0), guides)
+            candidate = solve_mesh(prepared, cluster, mesh, options, max(min(left, share), 1.0), guides)
         except InfeasibleError as error:
             failures.append(error)
             progress(f"mesh {_shape(mesh)}: does not fit")
             continue
-        found.append(candidate)
-        if candidate.guide is not None:
+        if candidate.guide is not None and len(prepared.classes.members) > _PRUNE_ABOVE:
             guides[mesh.shape] = candidate.guide
         progress(f"mesh {_shape(mesh)}: {candidate.priced.step_s:.4g} s, {candidate.certificate.status}")
+        if mesh in meshes:
+            found.append(candidate)
     if not found:
         raise min(failures, key=lambda e: getattr(e, "short_bytes", math.inf))
     found.sort(key=lambda c: c.priced.step_s)
@@ -65,6 +70,13 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
         RunnerUp(c.mesh.shape, c.priced.step_s, c.priced.memory.peak_bytes, c.certificate.status) for c in found[1:]
     )
     return dataclasses.replace(plan, runners_up=others)
+
+
+def coarse_meshes(cluster: Cluster, meshes: Sequence[LogicalMesh]) -> tuple[LogicalMesh, ...]:
+    """Meshes that guide the fine ones among ``meshes`` and are not among them."""
+    known = {mesh.shape for mesh in meshes}
+    wanted = dict.fromkeys(shape for mesh in meshes for shape in parents(mesh.shape) if shape not in known)
+    return tuple(cluster.mesh(shape) for shape in wanted)
 
 
 def candidate_meshes(cluster: Cluster, options: Options) -> tuple[LogicalMesh, ...]:
