@@ -34,7 +34,6 @@ from autopar.planner.weigh import Kernels, Weigher
 from autopar.sharding.layout import parse, text
 
 _MEMORY_ROUNDS = 30
-_GROUP_ABOVE = 600  # classes above which followers are grouped, not only folded exactly
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def prepare(step: Step, options: Options) -> Prepared:
     atoms = build_atoms(step)
     tied = len(atoms.atoms) > options.tie_above
     classes = tie(atoms) if tied else untied(atoms)
-    grouped = len(classes.members) > _GROUP_ABOVE
+    grouped = len(classes.members) > options.group_above
     kernels, lives = Kernels(atoms), lifetimes(atoms)
     return Prepared(atoms, classes, tied, grouped, kernels, lives, time.perf_counter() - begin)
 

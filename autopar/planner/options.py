@@ -28,7 +28,9 @@ class Options:
       solver: ``highs`` or ``cbc``.
       time_limit_s: wall time for the solver, over all mesh shapes; the best plan so far is kept.
       mip_gap: relative distance to the proven bound at which the solver may stop.
-      tie_above: tie repeated layers when a step has more ops than this.
+      tie_above: tie repeated layers when a step has more ops than this (see planner.classes).
+      group_above: group followers, not only fold them exactly, above this many classes (see planner.fold).
+      prune_above: prune meshes of three axes above this many classes (see planner.prune).
       backend: ``shard_map`` runs exactly the planned collectives; ``gspmd`` hands XLA the layouts.
     """
 
@@ -42,6 +44,8 @@ class Options:
     time_limit_s: float = 120.0
     mip_gap: float = 5e-3
     tie_above: int = 1500
+    group_above: int = 600
+    prune_above: int = 200
     backend: str = "shard_map"
 
     def __post_init__(self) -> None:

@@ -19,8 +19,6 @@ from autopar.planner.record import write_plan
 
 Progress = Callable[[str], None]
 
-_PRUNE_ABOVE = 200  # classes above which a mesh of three axes keeps only what its coarser meshes found promising
-
 
 def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress = lambda _: None) -> PlanFacts:
     """The best plan for a step on a cluster.
@@ -38,7 +36,7 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
     meshes = candidate_meshes(cluster, options)
     deadline = time.monotonic() + options.time_limit_s
     prepared = prepare(step, options)
-    guiding = coarse_meshes(cluster, meshes) if len(prepared.classes.members) > _PRUNE_ABOVE else ()
+    guiding = coarse_meshes(cluster, meshes) if len(prepared.classes.members) > options.prune_above else ()
     found: list[Candidate] = []
     failures: list[InfeasibleError] = []
     guides: dict[tuple[int, ...], Guide] = {}
@@ -54,7 +52,7 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
             failures.append(error)
             progress(f"mesh {_shape(mesh)}: does not fit")
             continue
-        if candidate.guide is not None and len(prepared.classes.members) > _PRUNE_ABOVE:
+        if candidate.guide is not None and len(prepared.classes.members) > options.prune_above:
             guides[mesh.shape] = candidate.guide
         progress(f"mesh {_shape(mesh)}: {candidate.priced.step_s:.4g} s, {candidate.certificate.status}")
         if mesh in meshes:
