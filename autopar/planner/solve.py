@@ -7,6 +7,7 @@ rounded plan is farther from the bound than the gap asked for.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -153,7 +154,9 @@ def solve_cbc(problem: pulp.LpProblem, time_limit_s: float, gap: float) -> Outco
     Raises:
       SolverError: this installation of PuLP has no CBC for this machine.
     """
-    solver = pulp.PULP_CBC_CMD(msg=False, timeLimit=time_limit_s, gapRel=gap or None)
+    with warnings.catch_warnings():  # PuLP 4 moves its CBC into an extra; until then this is the one it carries
+        warnings.simplefilter("ignore", DeprecationWarning)
+        solver = pulp.PULP_CBC_CMD(msg=False, timeLimit=time_limit_s, gapRel=gap or None)
     if not solver.available():
         raise SolverError("solver 'cbc' was asked for, but PuLP has no CBC here. Use Options(solver='highs').")
     begin = time.perf_counter()

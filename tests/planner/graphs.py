@@ -14,6 +14,9 @@ from autopar.sharding.rules import Site, rule_for
 from autopar.sharding.strategy import strategies
 
 
+Option = tuple[tuple[Layout, ...], tuple[Layout, ...], float]
+
+
 class StepBuilder:
     """Builds a graph op by op."""
 
@@ -97,9 +100,9 @@ def exhaustive(step: Step, cluster: Cluster, mesh: LogicalMesh) -> float:
     sizes = mesh.shape
     conversion = _Trees(mesh)
     state = {graph.inputs[i]: graph.outputs[o] for i, o in step.state}
-    options: list[tuple[tuple[int, ...], tuple[int, ...], list[tuple[tuple[Layout, ...], tuple[Layout, ...], float]]]] = []
+    options: list[tuple[tuple[int, ...], tuple[int, ...], list[Option]]] = []
     for v in graph.inputs:
-        every = [x for x in itertools.product((-1, *range(len(values[v].shape))), repeat=len(sizes)) if fits(values[v].shape, x, sizes)]
+        every = _layouts(values[v], sizes)
         reads = (state[v],) if v in state else ()
         options.append((reads, (v,), [((x,) * len(reads), (x,), 0.0) for x in every]))
     price = _prices(graph, cluster, sizes)
@@ -108,7 +111,7 @@ def exhaustive(step: Step, cluster: Cluster, mesh: LogicalMesh) -> float:
         options.append((op.operands, op.results, found))
     for o, v in enumerate(graph.outputs):
         if o not in {o for _, o in step.state}:
-            every = [x for x in itertools.product((-1, *range(len(values[v].shape))), repeat=len(sizes)) if fits(values[v].shape, x, sizes)]
+            every = _layouts(values[v], sizes)
             options.append(((v,), (), [((x,), (), 0.0) for x in every]))
     readers: dict[int, list[tuple[int, int]]] = {}
     for a, (reads, _, _) in enumerate(options):
@@ -144,6 +147,11 @@ def exhaustive(step: Step, cluster: Cluster, mesh: LogicalMesh) -> float:
 
     descend(0, 0.0)
     return best
+
+
+def _layouts(value: Value, sizes) -> list[Layout]:
+    states = (-1, *range(len(value.shape)))
+    return [x for x in itertools.product(states, repeat=len(sizes)) if fits(value.shape, x, sizes)]
 
 
 class _Trees:
