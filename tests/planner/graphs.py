@@ -13,7 +13,6 @@ from autopar.sharding.layout import LOCAL, Layout, fits, local_size, moves
 from autopar.sharding.rules import Site, rule_for
 from autopar.sharding.strategy import strategies
 
-
 Option = tuple[tuple[Layout, ...], tuple[Layout, ...], float]
 
 
