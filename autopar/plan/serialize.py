@@ -6,11 +6,12 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autopar.errors import PlanError
+from autopar.errors import ClusterError, PlanError
+from autopar.plan.check import check
 from autopar.plan.facts import (
     FORMAT,
     Argument,
@@ -64,26 +65,44 @@ def from_json(text: str, source: str = "plan") -> PlanFacts:
             "It may be truncated; save the plan again."
         ) from None
     if not isinstance(data, dict) or data.get("kind") != _KIND:
-        raise PlanError(f'{source} is not a plan file: its "kind" is not {_KIND!r}.')
-    version = data.get("format")
-    if not isinstance(version, int) or version > FORMAT:
         raise PlanError(
-            f"{source} has plan format {version}; this autopar reads formats up to {FORMAT}. "
-            "Upgrade autopar, or plan again with this version."
+            f'{source} is JSON, but not a plan file: it has no "kind": "{_KIND}". A plan file is what plan.save writes.'
+        )
+    version = data.get("format")
+    if type(version) is not int or version < 1:
+        raise PlanError(f"{source} is damaged: its plan format is {version!r}, not a number. Save the plan again.")
+    if version > FORMAT:
+        raise PlanError(
+            f"{source} was saved by a newer autopar: it has plan format {version}, this autopar reads formats up to "
+            f"{FORMAT}. Upgrade autopar, or plan again with this version."
         )
     try:
-        return _decode(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PlanError(f"{source} is damaged: {type(error).__name__}: {error}. Save the plan again.") from error
+        plan = _decode(data)
+        check(plan)
+    except (ValueError, ClusterError) as error:
+        raise PlanError(f"{source} is damaged: {error}. Save the plan again.") from error
+    return plan
 
 
 def save(plan: PlanFacts, path: str | os.PathLike[str]) -> None:
-    """Write a plan file; an existing file is replaced only once the new one is complete."""
+    """Write a plan file; an existing file is replaced only once the new one is complete.
+
+    Raises:
+      PlanError: the file cannot be written.
+    """
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent or ".", prefix=target.name, suffix=".part")
-    with os.fdopen(handle, "w") as file:
-        file.write(to_json(plan))
-    os.replace(name, target)
+    text = to_json(plan)
+    name = ""
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(name, target)
+    except OSError as error:
+        if name and os.path.exists(name):
+            os.unlink(name)
+        why = f"there is no folder {os.fspath(target.parent)!r}" if not target.parent.is_dir() else error.strerror
+        raise PlanError(f"cannot save the plan as {os.fspath(path)!r}: {why}. Name a file that can be written.") from error
 
 
 def load(path: str | os.PathLike[str]) -> PlanFacts:
@@ -92,11 +111,16 @@ def load(path: str | os.PathLike[str]) -> PlanFacts:
     Raises:
       PlanError: the file is missing or not a readable plan.
     """
+    name = os.fspath(path)
     try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"cannot read the plan file {os.fspath(path)!r}: {error}") from error
-    return from_json(text, source=os.fspath(path))
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise PlanError(f"{name} is not a plan file: it is not text. A plan file is what plan.save writes.") from None
+    except FileNotFoundError:
+        raise PlanError(f"there is no plan file {name!r} (looked in {Path(path).absolute().parent}).") from None
+    except OSError as error:
+        raise PlanError(f"cannot read the plan file {name!r}: {error.strerror}.") from error
+    return from_json(text, source=name)
 
 
 def _argument(a: Argument) -> dict[str, Any]:
@@ -108,32 +132,47 @@ def _steps(moves: Mapping[int, tuple[tuple[Layout, Move], ...]]) -> dict[str, li
 
 
 def _decode(data: Mapping[str, Any]) -> PlanFacts:
-    def argument(a: Mapping[str, Any]) -> Argument:
-        return Argument(a["name"], tuple(a["shape"]), a["dtype"], lay.parse(a["layout"]), a["kind"])
+    """Facts from JSON; a field that cannot be read is a ValueError that names it."""
+    values = {}
+    for f in dataclasses.fields(PlanFacts):
+        if f.name not in data:
+            raise ValueError(f"the field {f.name!r} is missing")
+        read = _READERS.get(f.name)
+        try:
+            values[f.name] = read(data[f.name]) if read is not None else data[f.name]
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"the field {f.name!r} cannot be read ({type(error).__name__}: {error})") from error
+    return PlanFacts(**values)
 
-    def step(words: list[Any]) -> tuple[Layout, Move]:
-        src = lay.parse(words[0])
-        return src, Move(words[1], src[words[1]], lay.parse(words[2])[0])
 
-    return PlanFacts(
-        name=data["name"],
-        strategy=data["strategy"],
-        fingerprint=data["fingerprint"],
-        cluster=data["cluster"],
-        mesh=tuple(MeshAxis(**a) for a in data["mesh"]),
-        arguments=tuple(map(argument, data["arguments"])),
-        results=tuple(map(argument, data["results"])),
-        ops={int(i): tuple(names) for i, names in data["ops"].items()},
-        layouts={int(v): lay.parse(x) for v, x in data["layouts"].items()},
-        moves={int(v): tuple(map(step, steps)) for v, steps in data["moves"].items()},
-        remade={int(v): tuple(map(step, steps)) for v, steps in data["remade"].items()},
-        step_s=data["step_s"],
-        compute_s=data["compute_s"],
-        communication_s=data["communication_s"],
-        peak_bytes=data["peak_bytes"],
-        memory=data["memory"],
-        collectives=tuple(CollectiveRecord(**{**c, "axes": tuple(c["axes"])}) for c in data["collectives"]),
-        certificate=Certificate(**data["certificate"]),
-        runners_up=tuple(RunnerUp(**{**r, "mesh": tuple(r["mesh"])}) for r in data["runners_up"]),
-        warnings=tuple(data["warnings"]),
-    )
+def _read_argument(a: Mapping[str, Any]) -> Argument:
+    return Argument(a["name"], tuple(a["shape"]), a["dtype"], lay.parse(a["layout"]), a["kind"])
+
+
+def _read_arguments(found: Sequence[Mapping[str, Any]]) -> tuple[Argument, ...]:
+    return tuple(map(_read_argument, found))
+
+
+def _read_steps(found: Mapping[str, Any]) -> dict[int, tuple[tuple[Layout, Move], ...]]:
+    return {int(v): tuple(map(_read_step, steps)) for v, steps in found.items()}
+
+
+def _read_step(words: Sequence[Any]) -> tuple[Layout, Move]:
+    src = lay.parse(words[0])
+    return src, Move(words[1], src[words[1]], lay.parse(words[2])[0])
+
+
+# How each field is read from JSON; the others are read as they are. `check` sees to the types.
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "mesh": lambda found: tuple(MeshAxis(**a) for a in found),
+    "arguments": _read_arguments,
+    "results": _read_arguments,
+    "ops": lambda found: {int(i): tuple(names) for i, names in found.items()},
+    "layouts": lambda found: {int(v): lay.parse(x) for v, x in found.items()},
+    "moves": _read_steps,
+    "remade": _read_steps,
+    "collectives": lambda found: tuple(CollectiveRecord(**{**c, "axes": tuple(c["axes"])}) for c in found),
+    "certificate": lambda found: Certificate(**found),
+    "runners_up": lambda found: tuple(RunnerUp(**{**r, "mesh": tuple(r["mesh"])}) for r in found),
+    "warnings": tuple,
+}

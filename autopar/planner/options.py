@@ -23,7 +23,7 @@ class Options:
       mesh: logical mesh shape, such as ``(2, 4)``; None tries every factorisation of the device count.
       max_axes: the most axes a tried mesh may have.
       memory_bytes: budget of one device; None is the device's own memory.
-      hints: argument path pattern (``fnmatch``) -> one placement per mesh axis, such as ``"S0,R"``.
+      hints: argument path, or a pattern of paths (``fnmatch``) -> one placement per mesh axis, such as ``"S0,R"``.
       divide_work: forbid repeating a matrix product or convolution on several devices where it can be divided.
       solver: ``highs`` or ``cbc``.
       time_limit_s: wall time for the solver, over all mesh shapes; the best plan so far is kept.
@@ -57,13 +57,39 @@ class Options:
             if value not in known:
                 raise OptionError(f"unknown {name} {value!r}: {nearest(str(value), known)}")
         if self.mesh is not None:
-            mesh = tuple(self.mesh)
-            if not mesh or any(not isinstance(n, int) or n < 1 for n in mesh):
+            mesh = tuple(self.mesh) if isinstance(self.mesh, tuple | list) else ()
+            if not mesh or any(not _whole(n) or n < 1 for n in mesh):
                 raise OptionError(f"mesh must be a tuple of positive ints such as (2, 4); found {self.mesh!r}.")
             object.__setattr__(self, "mesh", mesh)
-        if not 1 <= self.max_axes <= 4:
-            raise OptionError(f"max_axes must be 1 to 4; found {self.max_axes}.")
-        if self.memory_bytes is not None and not self.memory_bytes > 0:
-            raise OptionError(f"memory_bytes must be positive; found {self.memory_bytes}.")
-        if not self.time_limit_s > 0 or math.isnan(self.time_limit_s):
-            raise OptionError(f"time_limit_s must be positive; found {self.time_limit_s}.")
+        if not _whole(self.max_axes) or not 1 <= self.max_axes <= 4:
+            raise OptionError(f"max_axes must be a whole number from 1 to 4; found {self.max_axes!r}.")
+        if self.memory_bytes is not None and not (_number(self.memory_bytes) and self.memory_bytes > 0):
+            raise OptionError(
+                f"memory_bytes must be a positive number of bytes, such as 16 * 2**30; found {self.memory_bytes!r}."
+            )
+        if not (_number(self.time_limit_s) and self.time_limit_s > 0):
+            raise OptionError(f"time_limit_s must be a positive number of seconds; found {self.time_limit_s!r}.")
+        if not (_number(self.mip_gap) and 0 <= self.mip_gap < 1):
+            raise OptionError(f"mip_gap is a relative distance from 0 to below 1; found {self.mip_gap!r}.")
+        if not isinstance(self.divide_work, bool):
+            raise OptionError(f"divide_work must be True or False; found {self.divide_work!r}.")
+        for name in ("tie_above", "group_above", "prune_above"):
+            if not _number(getattr(self, name)) or getattr(self, name) < 0:
+                raise OptionError(
+                    f"{name} must be a number of ops or classes, 0 or more; found {getattr(self, name)!r}."
+                )
+        if not isinstance(self.hints, Mapping) or not all(
+            isinstance(k, str) and isinstance(v, str) for k, v in self.hints.items()
+        ):
+            raise OptionError(
+                "hints must map argument paths to layouts, such as {\"params['w']\": 'S0'} for a mesh of one axis; "
+                f"found {self.hints!r}."
+            )
+
+
+def _whole(x: object) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and not math.isnan(x)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from autopar.errors import ClusterError, InfeasibleError
+from autopar.errors import ClusterError, InfeasibleError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
@@ -39,6 +39,7 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
     guiding = coarse_meshes(cluster, meshes) if len(prepared.classes.members) > options.prune_above else ()
     found: list[Candidate] = []
     failures: list[InfeasibleError] = []
+    unsolved: list[SolverError] = []
     guides: dict[tuple[int, ...], Guide] = {}
     for k, mesh in enumerate((*guiding, *meshes)):
         left = deadline - time.monotonic()
@@ -52,11 +53,17 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
             failures.append(error)
             progress(f"mesh {_shape(mesh)}: does not fit")
             continue
+        except SolverError as error:  # another mesh may still have a plan
+            unsolved.append(error)
+            progress(f"mesh {_shape(mesh)}: no plan in time")
+            continue
         if candidate.guide is not None and len(prepared.classes.members) > options.prune_above:
             guides[mesh.shape] = candidate.guide
         progress(f"mesh {_shape(mesh)}: {candidate.priced.step_s:.4g} s, {candidate.certificate.status}")
         if mesh in meshes:
             found.append(candidate)
+    if not found and unsolved:
+        raise unsolved[0]
     if not found:
         raise min(failures, key=lambda e: getattr(e, "short_bytes", math.inf))
     found.sort(key=lambda c: c.priced.step_s)
@@ -94,18 +101,29 @@ def candidate_meshes(cluster: Cluster, options: Options) -> tuple[LogicalMesh, .
 
 
 def warnings_of(atoms: Atoms) -> list[str]:
-    """Opaque primitives and dims that no axis divides."""
+    """Opaque primitives, and arguments with dims that no axis divides."""
     found: dict[str, None] = {}
     for atom in atoms.atoms:
         op = atom.op
         if atom.kind == "op" and op is not None and op.opaque:
-            found[f"{op.primitive} at {op.where.line} has no rule: it runs on gathered operands."] = None
+            found[
+                f"{op.primitive} at {op.where.line} has no rule: it runs on gathered operands. "
+                "autopar.register_rule can give it one."
+            ] = None
+    sizes = "x".join(map(str, atoms.mesh))
+    axes = [size for size in atoms.mesh if size > 1]
+    batch = {atoms.step.graph.inputs[i] for i in atoms.step.batch}
     for v in atoms.step.graph.inputs:
         value = atoms.step.graph.values[v]
-        uneven = [n for n in value.shape if n > 1 and all(n % size for size in atoms.mesh if size > 1)]
-        if value.nbytes > 1 << 20 and uneven and len(uneven) == len(value.shape):
-            sizes = "x".join(map(str, atoms.mesh))
+        dims = [n for n in value.shape if n > 1]
+        whole = bool(axes and dims) and all(n % size for size in axes for n in dims)
+        if whole:
             found[f"{value.name} of shape {value.shape}: no dim divides by an axis of mesh {sizes}; kept whole."] = None
+        elif v in batch and axes and value.shape[:1] > (1,) and value.shape[0] % math.prod(axes):
+            found[
+                f"{value.name} of shape {value.shape}: dim 0 does not divide by the {math.prod(axes)} devices of mesh "
+                f"{sizes}, so the batch cannot be split over all of them."
+            ] = None
     return list(found)
 
 
