@@ -44,7 +44,7 @@ from dataclasses import dataclass, field
 import pulp
 
 from autopar.ir import Value
-from autopar.planner.atoms import Atoms, is_late
+from autopar.planner.atoms import Atom, Atoms, is_late
 from autopar.planner.classes import Classes
 from autopar.planner.conversion import Arc, Conversions
 from autopar.planner.fold import Nodes
@@ -138,14 +138,14 @@ def formulate(
     atoms: Atoms,
     classes: Classes,
     nodes: Nodes,
+    bundles: list[Bundle],
     weigher: Weigher,
     conversions: Conversions,
 ) -> Formulation:
-    """Build the program."""
+    """Build the program. ``bundles`` are those of :func:`bundle_values`, the same on every mesh."""
     problem = pulp.LpProblem("layouts", pulp.LpMinimize)
     builder = _Builder(problem, atoms, classes, nodes, weigher, conversions)
     builder.choose()
-    bundles = bundle_values(atoms, classes)
     for index, bundle in enumerate(bundles):
         builder.hold(index, bundle)
     problem.setObjective(pulp.LpAffineExpression(builder.objective))
@@ -195,14 +195,13 @@ class _Builder:
 
     def _prices(self, c: int) -> Iterable[tuple[tuple[float, ...], float]]:
         """Seconds of each choice, and runs per step, of the members of a class; equal prices together."""
-        runs: dict[int, float] = {}
-        prices: dict[int, tuple[float, ...]] = {}
+        runs: dict[int, tuple[Atom, float]] = {}
         for m in self.classes.members[c]:
             atom = self.atoms.atoms[m]
-            seconds = self.weigher.seconds(atom)
-            prices[id(seconds)] = seconds
-            runs[id(seconds)] = runs.get(id(seconds), 0.0) + atom.frequency
-        return [(prices[i], n) for i, n in runs.items()]
+            key = self.weigher.key(atom)
+            first, before = runs.get(key, (atom, 0.0))
+            runs[key] = (first, before + atom.frequency)
+        return [(self.weigher.seconds(atom), n) for atom, n in runs.values()]
 
     def marginal(self, c: int, slot: int, *, made: bool) -> tuple[int, Marginal]:
         """Root of a class, and for each layout of a slot the root options that give it."""

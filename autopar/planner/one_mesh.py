@@ -22,16 +22,17 @@ from autopar.planner.budget import Budget
 from autopar.planner.classes import Classes, tie, untied
 from autopar.planner.conversion import Conversions
 from autopar.planner.fold import Nodes, fold
-from autopar.planner.formulate import formulate
+from autopar.planner.formulate import Bundle, Formulation, bundle_values, formulate
 from autopar.planner.memory import Lifetime, Profile, lifetimes
 from autopar.planner.options import Options
 from autopar.planner.prune import CHOSEN, Guide, choice_name, prune
 from autopar.planner.record import Priced, price
 from autopar.planner.restrict import Restriction, heavy_work_divided
-from autopar.planner.shortage import shortage
+from autopar.planner.shortage import ShortageError, shortage
 from autopar.planner.solve import HighsProgram, Outcome, solve_cbc
 from autopar.planner.weigh import Kernels, Weigher
 from autopar.sharding.layout import parse, text
+from autopar.units import seconds_text
 
 _MEMORY_ROUNDS = 30
 
@@ -42,6 +43,7 @@ class Prepared:
 
     atoms: Atoms
     classes: Classes
+    bundles: list[Bundle]
     tied: bool
     grouped: bool
     kernels: Kernels
@@ -68,7 +70,8 @@ def prepare(step: Step, options: Options) -> Prepared:
     classes = tie(atoms) if tied else untied(atoms)
     grouped = len(classes.members) > options.group_above
     kernels, lives = Kernels(atoms), lifetimes(atoms)
-    return Prepared(atoms, classes, tied, grouped, kernels, lives, time.perf_counter() - begin)
+    bundles = bundle_values(atoms, classes)
+    return Prepared(atoms, classes, bundles, tied, grouped, kernels, lives, time.perf_counter() - begin)
 
 
 def solve_mesh(
@@ -99,17 +102,19 @@ def solve_mesh(
     nodes, pruned = prune(atoms, classes, nodes, guides)
     conversions = Conversions(mesh, cluster.device)
     weigher = Weigher(atoms, prepared.kernels, mesh, cluster.device)
-    setup_s = time.perf_counter() - begin
-    search = _Search(atoms, classes, nodes, weigher, conversions, mesh, options, time_limit_s, prepared.lives)
+    formulation = formulate(atoms, classes, nodes, prepared.bundles, weigher, conversions)
+    search = _Search(formulation, weigher, conversions, mesh, options, time_limit_s, prepared.lives)
+    build_s = prepared.seconds + time.perf_counter() - begin
     priced, status, bound = search.run(options.memory_bytes or cluster.device.memory_bytes)
-    gap = max(0.0, (priced.step_s - bound) / priced.step_s) if priced.step_s > 0 else 0.0
+    bound = max(0.0, min(bound, priced.step_s))  # also where nothing was proven
+    gap = (priced.step_s - bound) / priced.step_s if priced.step_s > 0 else 0.0
     if status == "optimal" and gap > max(options.mip_gap, 1e-6) * 1.5 + 1e-9:
         status = "within gap"
     variables, constraints = search.formulation.size
     certificate = Certificate(
         status=status,
         objective_s=priced.step_s,
-        bound_s=max(0.0, min(bound, priced.step_s)),
+        bound_s=bound,
         gap=gap,
         solver=options.solver,
         folding="grouped" if prepared.grouped else "exact",
@@ -117,7 +122,7 @@ def solve_mesh(
         pruned=pruned,
         variables=variables,
         constraints=constraints,
-        build_s=prepared.seconds + setup_s + search.build_s,
+        build_s=build_s,
         solve_s=search.solve_s,
     )
     guide = search.guide(priced) if len(mesh.shape) == 2 else None
@@ -146,13 +151,17 @@ def _hinted(atoms: Atoms, hints: Mapping[str, str]) -> dict[int, tuple[int, ...]
     found: dict[int, tuple[int, ...]] = {}
     inputs = [a for a in atoms.atoms if a.kind == "input"]
     for pattern, words in hints.items():
-        matches = [a for a in inputs if fnmatch.fnmatchcase(a.name, pattern)]
+        matches = [a for a in inputs if a.name == pattern]
+        matches = matches or [a for a in inputs if fnmatch.fnmatchcase(a.name, pattern)]
         if not matches:
             raise OptionError(f"hint {pattern!r} matches no argument: {nearest(pattern, [a.name for a in inputs])}")
         try:
             layout = parse(words)
         except ValueError:
-            raise OptionError(f"hint {pattern!r}: {words!r} is not a layout such as 'S0,R'.") from None
+            raise OptionError(
+                f"hint {pattern!r}: {words!r} is not a layout. Write one placement per mesh axis: S0 splits dim 0 over it, "
+                "R copies; 'S0,R' for a mesh of two axes."
+            ) from None
         for atom in matches:
             fitting = tuple(i for i, c in enumerate(atoms.choices(atom)) if c.results[0] == layout)
             if not fitting:
@@ -174,9 +183,7 @@ class _Search:
 
     def __init__(
         self,
-        atoms: Atoms,
-        classes: Classes,
-        nodes: Nodes,
+        formulation: Formulation,
         weigher: Weigher,
         conversions: Conversions,
         mesh: LogicalMesh,
@@ -184,10 +191,8 @@ class _Search:
         time_limit_s: float,
         lives: tuple[Lifetime, ...],
     ) -> None:
-        begin = time.perf_counter()
-        self.formulation = formulate(atoms, classes, nodes, weigher, conversions)
-        self.program = HighsProgram(self.formulation.problem)
-        self.build_s = time.perf_counter() - begin
+        self.formulation = formulation
+        self.program = HighsProgram(formulation.problem)
         self.price = functools.partial(price, weigher=weigher, conversions=conversions, mesh=mesh)
         self.mesh = mesh
         self.options = options
@@ -217,14 +222,14 @@ class _Search:
                 bound = max(bound, found)
             if priced.memory.peak_bytes <= budget:
                 return priced, status, bound
-        raise shortage(self.formulation, self.budget, self.mesh, budget, priced.memory)
+        raise self._shortage(budget, priced.memory)
 
     def _limit(self, peak: Profile, budget: float) -> None:
         """Limit the bytes at a peak. The rows err a little, so a point that is over again gets less."""
         known = self.budget.limits.get(peak.position)
         limit = float(budget) if known is None else known - max(peak.peak_bytes - budget, 0.003 * budget)
         if limit <= 0:
-            raise shortage(self.formulation, self.budget, self.mesh, budget, peak)
+            raise self._shortage(budget, peak)
         self.budget.limit(peak.position, limit)
 
     def _solve(self, budget: float) -> tuple[Priced, str, float]:
@@ -235,7 +240,7 @@ class _Search:
         program = self.program
         relaxed = self._timed(program.relax(self.left_s))
         if relaxed.status == "infeasible":
-            raise shortage(self.formulation, self.budget, self.mesh, budget, None)
+            raise self._shortage(budget, None)
         self.duals = self.duals or program.reduced_costs()
         best = self._price(relaxed, keep_limits=True) if relaxed.values else None
         if self._good(best, relaxed.bound):
@@ -281,14 +286,17 @@ class _Search:
             extra.append(found)
         return tuple(extra)
 
+    def _shortage(self, budget: float, peak: Profile | None) -> ShortageError:
+        return shortage(self.formulation, self.budget, self.mesh, budget, peak, self._price)
+
     def _accept(self, outcome: Outcome, budget: float) -> Priced:
         if outcome.status == "infeasible":
-            raise shortage(self.formulation, self.budget, self.mesh, budget, None)
+            raise self._shortage(budget, None)
         priced = self._price(outcome) if outcome.values else None
         if priced is None:
             raise SolverError(
-                f"{self.options.solver} found no plan within {self.options.time_limit_s:.0f} s "
-                f"({self.formulation.size[0]} variables). Raise Options(time_limit_s=...), fix the mesh with "
+                f"{self.options.solver} found no plan on mesh {'x'.join(map(str, self.mesh.shape))} within the time "
+                f"limit of {seconds_text(self.options.time_limit_s)} ({self.formulation.size[0]} variables). Raise Options(time_limit_s=...), fix the mesh with "
                 "Options(mesh=...), or use a restricted strategy."
             )
         return priced

@@ -65,7 +65,7 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
     if not found and unsolved:
         raise unsolved[0]
     if not found:
-        raise min(failures, key=lambda e: getattr(e, "short_bytes", math.inf))
+        raise min(failures, key=lambda e: getattr(e, "enough_bytes", math.inf))
     found.sort(key=lambda c: c.priced.step_s)
     best = found[0]
     plan = write_plan(

@@ -1,6 +1,14 @@
-"""Why nothing fits: how many bytes are missing, where, who holds them, and what would do."""
+"""Why nothing fits: how many bytes are missing, where, who holds them, and what would do.
+
+The least peak is bounded from below by a relaxation that minimises it over a few points of the step, and from
+above by what its rounded choices really hold; where they hold more at another point, that point is added.
+"""
 
 from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
 
 import pulp
 
@@ -9,37 +17,78 @@ from autopar.mesh import LogicalMesh
 from autopar.planner.budget import Budget
 from autopar.planner.formulate import Formulation
 from autopar.planner.memory import Profile
-from autopar.planner.solve import HighsProgram
+from autopar.planner.record import Priced
+from autopar.planner.solve import HighsProgram, Outcome
 from autopar.units import bytes_text
+
+_TIME_LIMIT_S = 30.0
+_ROUNDS = 20
 
 
 class ShortageError(InfeasibleError):
-    """No plan fits. ``short_bytes`` is the least number of bytes missing on one device."""
+    """No plan fits.
 
-    short_bytes: float = 0.0
+    Attributes:
+      least_bytes: any plan on this mesh needs as much on each device, as the rows of :mod:`.budget` count (which may
+        count a converted copy a little too long).
+      enough_bytes: found: a plan on this mesh that peaks there.
+    """
+
+    least_bytes: float = 0.0
+    enough_bytes: float = math.inf
 
 
 def shortage(
-    formulation: Formulation, limits: Budget, mesh: LogicalMesh, budget: float, peak: Profile | None
+    formulation: Formulation,
+    limits: Budget,
+    mesh: LogicalMesh,
+    budget: float,
+    peak: Profile | None,
+    price: Callable[[Outcome], Priced | None],
 ) -> ShortageError:
-    """The error for a step that cannot fit into ``budget`` bytes per device on ``mesh``."""
-    atoms = formulation.atoms
-    points = list(limits.limits) or ([peak.position] if peak else [0])
-    need, worst, used = _least_peak(formulation, limits, points)
-    need = max(need, float(peak.peak_bytes)) if peak and need <= budget else need
-    values = atoms.step.graph.values
-    held = ", ".join(f"{_name(formulation, v)} {values[v].shape} {bytes_text(n)}" for v, n in used[:5] if n)
-    atom = atoms.atoms[min(worst, len(atoms.atoms) - 1)]
+    """The error for a step that does not fit into ``budget`` bytes per device on ``mesh``.
+
+    Args:
+      formulation: the program.
+      limits: its memory rows so far.
+      mesh: the mesh.
+      budget: bytes of one device.
+      peak: memory of the last plan that was tried.
+      price: what a solution of the program, rounded, really costs.
+    """
+    least = _LeastPeak(formulation, limits, mesh, [*limits.limits, *([peak.position] if peak else [])])
+    least.search(price)
+    enough = min(least.enough_bytes, float(peak.peak_bytes) if peak else math.inf)
+    step = formulation.atoms.step
+    shape = "x".join(map(str, mesh.shape))
+    atom = formulation.atoms.atoms[min(least.worst, len(formulation.atoms.atoms) - 1)]
     where = atom.op.where.line if atom.op and atom.op.where.line else atom.name
-    short = f"{bytes_text(need - budget)} short" if need > budget else "and no plan found within it"
-    error = ShortageError(
-        f"{atoms.step.name} does not fit: the smallest peak found on mesh {'x'.join(map(str, mesh.shape))} is "
-        f"{bytes_text(need)} per device, the budget is {bytes_text(budget)}: {short}, "
-        f"at {where}. Largest holders there, even when split as far as they go: {held}. "
-        f"A budget of {bytes_text(need)} would do; so might {mesh.devices * 2} devices, a smaller batch, or "
-        "jax.checkpoint."
+    values = step.graph.values
+    held = ", ".join(
+        f"{_name(formulation, v)} {values[v].shape} {bytes_text(n)}" for v, n in limits.smallest(least.worst)[:5] if n
     )
-    error.short_bytes = need - budget
+    if least.bytes > budget:
+        found = (
+            f"on mesh {shape} it needs, by the planner's count, at least {bytes_text(least.bytes)} per device at {where}, and the budget is "
+            f"{bytes_text(budget)}: at least {bytes_text(least.bytes - budget)} short"
+        )
+    else:
+        found = (
+            f"no plan within the budget of {bytes_text(budget)} per device was found on mesh {shape}, though it is not "
+            f"proven that there is none; the tightest point is at {where}"
+        )
+    advice = f"so might {mesh.devices * 2} devices, a smaller batch, or jax.checkpoint"
+    if enough < math.inf:
+        advice = (
+            f"The smallest plan found peaks at {bytes_text(enough)}, so a budget of memory_bytes={math.ceil(enough)} "
+            f"would do; {advice}"
+        )
+    else:
+        advice = f"More memory would help; {advice}"
+    error = ShortageError(
+        f"{step.name} does not fit: {found}. Largest holders there, even when split as far as they go: {held}. {advice}."
+    )
+    error.least_bytes, error.enough_bytes = least.bytes, enough
     return error
 
 
@@ -51,27 +100,54 @@ def _name(formulation: Formulation, v: int) -> str:
     return f"{op.primitive} ({op.where.line})" if op else f"value {v}"
 
 
-def _least_peak(
-    formulation: Formulation, limits: Budget, points: list[int]
-) -> tuple[float, int, list[tuple[int, float]]]:
-    """Lower bound on the bytes needed over the given points, the worst point, and the largest values there."""
-    problem = pulp.LpProblem("least_peak", pulp.LpMinimize)
-    peak = problem.add_variable("peak", 0)
-    problem.setObjective(pulp.LpAffineExpression({peak: 1.0}))
-    for row in formulation.problem.constraints():
-        if not str(row.name).startswith("memory_"):
-            problem.addConstraint(row.copy(), row.name)
-    forms = {point: limits.terms(point) for point in points}
-    scale = max((n for terms in forms.values() for n in terms.values()), default=1.0)
-    for point, terms in forms.items():
-        scaled = {variable: n / scale for variable, n in terms.items()}
-        scaled[peak] = -1.0
-        problem.addConstraint(
-            pulp.LpConstraint(pulp.LpAffineExpression(scaled), pulp.LpConstraintLE, f"at_{point}", 0.0)
-        )
-    outcome = HighsProgram(problem).relax(30.0)
-    if not outcome.values:
-        return 0.0, points[0], []
-    usage = {p: sum(n * outcome.values.get(v.name, 0.0) for v, n in terms.items()) for p, terms in forms.items()}
-    worst = max(usage, key=lambda p: usage[p])
-    return outcome.values["peak"] * scale, worst, limits.smallest(worst)
+class _LeastPeak:
+    """The smallest peak: a proven lower bound over some points, and the best plan seen on the way."""
+
+    def __init__(self, formulation: Formulation, limits: Budget, mesh: LogicalMesh, points: list[int]) -> None:
+        self.bytes = 0.0
+        self.enough_bytes = math.inf
+        self.worst = points[0] if points else 0
+        self._limits = limits
+        self._points = list(dict.fromkeys(points)) or [0]
+        self._problem = pulp.LpProblem("least_peak", pulp.LpMinimize)
+        self._peak = self._problem.add_variable("peak", 0)
+        self._problem.setObjective(pulp.LpAffineExpression({self._peak: 1.0}))
+        for row in formulation.problem.constraints():
+            if not str(row.name).startswith("memory_"):
+                self._problem.addConstraint(row.copy(), row.name)
+        self._scale = max((n for p in self._points for n in limits.terms(p).values()), default=1.0)
+        for point in self._points:
+            self._add(point)
+
+    def _add(self, point: int) -> None:
+        """The peak is at least the bytes at a point."""
+        row = {variable: n / self._scale for variable, n in self._limits.terms(point).items()}
+        row[self._peak] = -1.0
+        constraint = pulp.LpConstraint(pulp.LpAffineExpression(row), pulp.LpConstraintLE, f"at_{point}", 0.0)
+        self._problem.addConstraint(constraint)
+
+    def search(self, price: Callable[[Outcome], Priced | None]) -> None:
+        """Minimise the peak, and add the point where the rounded choices peak, until that is no new one."""
+        program = HighsProgram(self._problem)
+        deadline = time.monotonic() + _TIME_LIMIT_S
+        for _ in range(_ROUNDS):
+            outcome = program.relax(deadline - time.monotonic())
+            if outcome.status != "optimal":
+                return
+            self.bytes = outcome.values["peak"] * self._scale
+            usage = {
+                p: sum(n * outcome.values.get(v.name, 0.0) for v, n in self._limits.terms(p).items())
+                for p in self._points
+            }
+            self.worst = max(usage, key=lambda p: usage[p])
+            priced = price(outcome)
+            if priced is None:
+                return
+            self.enough_bytes = min(self.enough_bytes, priced.memory.peak_bytes)
+            if priced.memory.position in self._points or time.monotonic() > deadline:
+                break
+            self._points.append(priced.memory.position)
+            self._add(priced.memory.position)
+        if self.enough_bytes > self.bytes * 1.01 and time.monotonic() < deadline:  # rounding did badly
+            priced = price(outcome) if (outcome := program.branch(deadline - time.monotonic(), 0.01)).values else None
+            self.enough_bytes = min(self.enough_bytes, priced.memory.peak_bytes if priced else math.inf)

@@ -121,12 +121,17 @@ class Weigher:
 
     def seconds(self, atom: Atom) -> tuple[float, ...]:
         """Seconds of every choice of ``atom``, for one run of it."""
-        key = self._kernels.key[atom.index]
-        found = self._cache.get(key if key >= 0 else -1 - atom.menu)
+        key = self.key(atom)
+        found = self._cache.get(key)
         if found is None:
-            found = self._price(atom) if key >= 0 else (0.0,) * len(self._atoms.choices(atom))
-            self._cache[key if key >= 0 else -1 - atom.menu] = found
+            found = self._price(atom) if atom.kind == "op" else (0.0,) * len(self._atoms.choices(atom))
+            self._cache[key] = found
         return found
+
+    def key(self, atom: Atom) -> int:
+        """Atoms with equal keys cost the same."""
+        key = self._kernels.key[atom.index]
+        return key if key >= 0 else -1 - atom.menu
 
     def _price(self, atom: Atom) -> tuple[float, ...]:
         op = atom.op
