@@ -43,9 +43,9 @@ def parents(mesh: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 def prune(atoms: Atoms, classes: Classes, nodes: Nodes, guides: Mapping[tuple[int, ...], Guide]) -> tuple[Nodes, bool]:
     """Nodes with the promising options of each root only, and whether any was left out."""
     coarse = [guides.get(mesh) for mesh in parents(atoms.mesh)]
-    first, second = (coarse + coarse)[:2] if coarse else (None, None)
-    if first is None or second is None:
+    if not any(guide is not None for guide in coarse):
         return nodes, False
+    first, second = coarse[0], coarse[-1]
     follow = dict(nodes.follow)
     pruned = False
     for root, group in nodes.groups.items():
@@ -54,7 +54,7 @@ def prune(atoms: Atoms, classes: Classes, nodes: Nodes, guides: Mapping[tuple[in
             continue
         choices = atoms.choices(atoms.atoms[classes.members[root][0]])
         names = [choice_name(choices[own]) for own in table]
-        extra = [_extra(name, first[root], second[root]) for name in names]
+        extra = [_extra(name, first and first[root], second and second[root]) for name in names]
         kept = sorted(sorted(range(len(table)), key=lambda k: (extra[k], k))[:_KEEP])
         pruned = True
         for c in group:
@@ -63,14 +63,20 @@ def prune(atoms: Atoms, classes: Classes, nodes: Nodes, guides: Mapping[tuple[in
     return Nodes(follow, nodes.groups), pruned
 
 
-def _extra(
-    name: tuple[str, ...], first: Mapping[tuple[str, ...], float], second: Mapping[tuple[str, ...], float]
-) -> tuple[bool, float]:
-    """Whether no coarse plan chose this, and what the coarse relaxations would pay extra for it."""
+Costs = Mapping[tuple[str, ...], float]
+
+
+def _extra(name: tuple[str, ...], first: Costs | None, second: Costs | None) -> tuple[bool, float]:
+    """Whether no coarse plan chose this, and what the coarse relaxations would pay extra for it.
+
+    A coarse mesh on which nothing fitted has nothing to say.
+    """
     i, j, k = name
-    same = min(
-        first.get((i, j), math.inf) if j == k else math.inf, second.get((i, k), math.inf) if i == j else math.inf
-    )
-    coarse = min(first.get((i, j), math.inf), first.get((i, k), math.inf))
-    fine = min(second.get((i, k), math.inf), second.get((j, k), math.inf))
-    return same > CHOSEN, max(coarse, 0.0) + max(fine, 0.0)
+    chosen, extra = False, 0.0
+    if first is not None:
+        chosen |= j == k and first.get((i, j)) == CHOSEN
+        extra += max(0.0, min(first.get((i, j), math.inf), first.get((i, k), math.inf)))
+    if second is not None:
+        chosen |= i == j and second.get((i, k)) == CHOSEN
+        extra += max(0.0, min(second.get((i, k), math.inf), second.get((j, k), math.inf)))
+    return not chosen, extra

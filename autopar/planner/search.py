@@ -46,6 +46,10 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
         if found and left <= 0:
             progress(f"time limit: {len(meshes) + len(guiding) - k} mesh shapes not tried")
             break
+        coarser = parents(mesh.shape) if len(prepared.classes.members) > options.prune_above else ()
+        if coarser and not any(shape in guides for shape in coarser):
+            progress(f"mesh {_shape(mesh)}: not tried, its coarser meshes do not fit")
+            continue
         share = left / (len(meshes) + len(guiding) - k) * 2
         try:
             candidate = solve_mesh(prepared, cluster, mesh, options, max(min(left, share), 1.0), guides)
