@@ -9,6 +9,8 @@ import jax
 
 from autopar.api.plan import Plan
 from autopar.errors import PlanError
+from autopar.ir import Graph
+from autopar.ir.ports import region_ports
 from autopar.lower import (
     Audit,
     audit,
@@ -120,3 +122,20 @@ def check_plan_fits(plan: Plan, traced: Traced) -> None:
             f"the plan was made for another version of {plan.name!r}: the arguments agree, the computation does not "
             f"(fingerprint {plan.fingerprint[:8]}, this step {graph.fingerprint[:8]}). Plan again."
         )
+    _check_whole(plan, graph)
+
+
+def _check_whole(plan: Plan, graph: Graph) -> None:
+    """Check that a plan says of everything in the step how it is done (a file may have been edited)."""
+    ops = list(graph.walk())
+    made = {v for op in ops if op.regions for port in region_ports(op) for v, _ in port.makes}
+    for v in (*graph.inputs, *graph.constants, *sorted(made)):
+        if v not in plan.layouts:
+            name = graph.values[v].name or f"value {v}"
+            raise PlanError(f"the plan gives no layout for {name}: it is damaged or was edited. Plan again.")
+    for op in ops:
+        if not op.regions and op.id not in plan.ops:
+            raise PlanError(
+                f"the plan does not say how to spread {op.primitive} at {op.where.line}: it is damaged or was edited. "
+                "Plan again."
+            )

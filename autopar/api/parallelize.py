@@ -10,8 +10,9 @@ import jax
 
 from autopar.api.executable import Executable
 from autopar.api.plan import Plan
-from autopar.api.planning import Progress, as_cluster, plan_traced, trace_step
-from autopar.errors import PlanError
+from autopar.api.planning import Progress, as_cluster, check_settings, plan_traced, trace_step
+from autopar.errors import OptionError, PlanError
+from autopar.lower import enough_devices
 from autopar.mesh import Cluster
 from autopar.planner import Options
 from autopar.trace import Traced
@@ -45,7 +46,13 @@ def compile(  # noqa: A001 (the field's word)
 
     Returns:
       An :class:`Executable`: call it like ``fun``; ``.programs``, ``.plan``, ``.audit``.
+
+    Raises:
+      ClusterError: the cluster is unknown, or larger than the devices present.
+      PlanError: the plan was made for another step, other shapes or another cluster.
+      TraceError, InfeasibleError, SolverError: as :func:`autopar.plan`.
     """
+    check_settings(options, plan)
     traced = trace_step(fun, args, kwargs, static_argnums, static_argnames, donate_argnums)
     return compile_traced(traced, plan, cluster, options or Options(), devices, progress)
 
@@ -60,7 +67,10 @@ def compile_traced(
 ) -> Executable:
     """Plan (if need be) and compile a traced step."""
     if plan is None:
-        plan = plan_traced(traced, as_cluster(cluster), options, progress)
+        target = as_cluster(cluster)
+        asked = f"cluster {target.name!r} has {target.devices} devices"
+        enough_devices(target.devices, asked, devices)  # before the search, which may take minutes
+        plan = plan_traced(traced, target, options, progress)
     elif cluster is not None and as_cluster(cluster).fingerprint != Cluster.from_dict(plan.cluster).fingerprint:
         raise PlanError(
             f"the plan was made for cluster {Cluster.from_dict(plan.cluster).name!r}, not for "
@@ -142,6 +152,12 @@ def parallelize(
       >>> step(jnp.ones((8, 8)), jnp.ones((16, 8))).shape
       (8, 8)
     """
+    if fun is not None and not callable(fun):
+        raise OptionError(
+            f"autopar.parallelize spreads a function, not {fun!r}. Settings are named: "
+            "@autopar.parallelize(cluster='cpu:8')."
+        )
+    check_settings(options, plan)
     target = as_cluster(cluster) if cluster is not None else None
     build = functools.partial(
         _compile_call,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from autopar.api.plan import Plan
-from autopar.errors import ClusterError
+from autopar.errors import ClusterError, OptionError
 from autopar.mesh import Cluster
+from autopar.plan import PlanFacts
 from autopar.planner import Options, plan_step
 from autopar.trace import Traced, trace
 
@@ -79,8 +81,24 @@ def plan(
       >>> found.devices
       8
     """
+    check_settings(options)
     traced = trace_step(fun, args, kwargs, static_argnums, static_argnames, donate_argnums)
     return plan_traced(traced, as_cluster(cluster), options or Options(), progress)
+
+
+def check_settings(options: Any, plan: Any = None) -> None:
+    """Check that options and plan are what their names say.
+
+    Raises:
+      OptionError: they are something else.
+    """
+    if options is not None and not isinstance(options, Options):
+        raise OptionError(f"options must be autopar.Options, such as autopar.Options(mesh=(2, 4)); found {options!r}.")
+    if plan is not None and not isinstance(plan, PlanFacts):
+        raise OptionError(
+            f"plan must be what autopar.plan or autopar.load_plan returns; found {plan!r}. "
+            "To run a plan from a file: plan=autopar.load_plan(path)."
+        )
 
 
 def trace_step(
@@ -92,6 +110,13 @@ def trace_step(
     donate_argnums: int | Sequence[int],
 ) -> Traced:
     """Trace with the conventions of ``jax.jit`` for argument numbers."""
+    if not callable(fun):
+        raise OptionError(f"the step must be a function of arrays; found {fun!r}.")
+    for name, numbers in (("static_argnums", static_argnums), ("donate_argnums", donate_argnums)):
+        if isinstance(numbers, str) or not all(isinstance(n, int) for n in _numbers(numbers)):
+            raise OptionError(
+                f"{name} must hold positions of the step's arguments, such as 0 or (0, 1); found {numbers!r}."
+            )
     return trace(
         fun,
         tuple(args),
@@ -105,6 +130,7 @@ def trace_step(
 def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Progress | None = None) -> Plan:
     """Plan a traced step."""
     facts = plan_step(traced.step, cluster, options, progress or (lambda _: None))
+    facts = dataclasses.replace(facts, warnings=(*traced.notes, *facts.warnings))
     return Plan.of(facts, traced)
 
 

@@ -4,7 +4,7 @@ from autopar.lower.audit import Audit, AuditRow, audit
 from autopar.lower.constrained import constrained_program
 from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
 from autopar.lower.program import spmd_program
-from autopar.lower.specs import device_mesh, partition_spec, shardings
+from autopar.lower.specs import device_mesh, enough_devices, partition_spec, shardings
 
 __all__ = [
     "Audit",
@@ -14,6 +14,7 @@ __all__ = [
     "audit",
     "constrained_program",
     "device_mesh",
+    "enough_devices",
     "hlo_collectives",
     "memory",
     "partition_spec",

@@ -35,16 +35,37 @@ def device_mesh(plan: PlanFacts, devices: Sequence[jax.Device] | None = None) ->
     Raises:
       ClusterError: there are fewer devices than the plan needs.
     """
-    found = list(jax.devices() if devices is None else devices)
     need = math.prod(plan.mesh_shape)
-    if len(found) < need:
-        platform = found[0].platform if found else "no"
+    found = enough_devices(
+        need, f"the plan is for {need} devices (mesh {'x'.join(map(str, plan.mesh_shape))})", devices
+    )
+    return Mesh(np.array(found).reshape(plan.mesh_shape), plan.axis_names)
+
+
+def enough_devices(need: int, asked: str, devices: Sequence[jax.Device] | None = None) -> list[jax.Device]:
+    """The first ``need`` devices.
+
+    Args:
+      need: how many.
+      asked: who wants them, the start of the message.
+      devices: the devices to use; by default those of ``jax.devices()``.
+
+    Raises:
+      ClusterError: there are fewer.
+    """
+    found = list(jax.devices() if devices is None else devices)
+    if len(found) >= need:
+        return found[:need]
+    platform = f" {found[0].platform}" if found else ""
+    count = f"{len(found)}{platform} device{'s' * (len(found) != 1)}"
+    if devices is not None:
         raise ClusterError(
-            f"the plan is for {need} devices (mesh {'x'.join(map(str, plan.mesh_shape))}), but jax sees "
-            f"{len(found)} {platform} device{'s' * (len(found) != 1)}. Plan for a smaller cluster, or, to try it on a "
-            f'CPU, call jax.config.update("jax_num_cpu_devices", {need}) before jax is first used.'
+            f"{asked}, but devices=... holds {count}. Pass {need} devices, or ask for a smaller cluster."
         )
-    return Mesh(np.array(found[:need]).reshape(plan.mesh_shape), plan.axis_names)
+    raise ClusterError(
+        f"{asked}, but jax sees {count}. Plan for a smaller cluster, or, to try it on a CPU, call "
+        f'jax.config.update("jax_num_cpu_devices", {need}) before jax is first used.'
+    )
 
 
 def shardings(plan: PlanFacts, mesh: Mesh) -> tuple[tuple[NamedSharding, ...], tuple[NamedSharding, ...]]:

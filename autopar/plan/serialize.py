@@ -102,7 +102,9 @@ def save(plan: PlanFacts, path: str | os.PathLike[str]) -> None:
         if name and os.path.exists(name):
             os.unlink(name)
         why = f"there is no folder {os.fspath(target.parent)!r}" if not target.parent.is_dir() else error.strerror
-        raise PlanError(f"cannot save the plan as {os.fspath(path)!r}: {why}. Name a file that can be written.") from error
+        raise PlanError(
+            f"cannot save the plan as {os.fspath(path)!r}: {why}. Name a file that can be written."
+        ) from error
 
 
 def load(path: str | os.PathLike[str]) -> PlanFacts:

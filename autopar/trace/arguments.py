@@ -169,8 +169,19 @@ def _structure_message(traced: Traced, args: Sequence[Any], kwargs: Mapping[str,
     if extra:
         parts.append(f"unexpected {_some(extra)}")
     if not parts:
-        parts.append(f"traced {_short(traced.in_tree)}, found {_short(tree)}")
-    return f"the arguments are not structured as those traced: {'; '.join(parts)}. Positional stays positional, too."
+        parts.append(_moved(traced, found) or f"traced {_short(traced.in_tree)}, found {_short(tree)}")
+    return (
+        f"the arguments are not structured as those traced: {'; '.join(parts)}. Call the step as it was traced, "
+        "or plan and compile again for these arguments."
+    )
+
+
+def _moved(traced: Traced, found: list[str]) -> str:
+    """Where the same paths come in another order: arguments were passed by name instead of by position."""
+    if found == list(traced.in_paths):
+        counts = [len(child.children()) for child in traced.in_tree.children()]
+        return f"{counts[0]} arguments were passed by position and {counts[1]} by name, and now otherwise"
+    return ""
 
 
 def _some(names: list[str]) -> str:

@@ -160,7 +160,9 @@ def _stage(
             raise  # the step's own
         line = user_line(error)
         reason = str(error).strip().split("\n")[0]
-        raise TraceError(f"the step cannot be traced{f': at {line}' if line else ''}: {reason} {_ADVICE}") from error
+        raise TraceError(
+            f"the step cannot be traced{f': at {line}' if line else ''}: {reason.rstrip('.')}. {_ADVICE}"
+        ) from error
 
 
 def _unplaced(signature: Signature, args: Sequence[Any]) -> list[Any]:
