@@ -69,8 +69,8 @@ def shortage(
     )
     if least.bytes > budget:
         found = (
-            f"on mesh {shape} it needs, by the planner's count, at least {bytes_text(least.bytes)} per device at {where}, and the budget is "
-            f"{bytes_text(budget)}: at least {bytes_text(least.bytes - budget)} short"
+            f"on mesh {shape} it needs, by the planner's count, at least {bytes_text(least.bytes)} per device at "
+            f"{where}, and the budget is {bytes_text(budget)}: at least {bytes_text(least.bytes - budget)} short"
         )
     else:
         found = (
@@ -86,7 +86,8 @@ def shortage(
     else:
         advice = f"More memory would help; {advice}"
     error = ShortageError(
-        f"{step.name} does not fit: {found}. Largest holders there, even when split as far as they go: {held}. {advice}."
+        f"{step.name} does not fit: {found}. Largest holders there, even when split as far as they go: {held}. "
+        f"{advice}."
     )
     error.least_bytes, error.enough_bytes = least.bytes, enough
     return error
@@ -144,10 +145,13 @@ class _LeastPeak:
             if priced is None:
                 return
             self.enough_bytes = min(self.enough_bytes, priced.memory.peak_bytes)
+            known = priced.memory.position in self._points
+            left = deadline - time.monotonic()
+            if known and left > 0 and priced.memory.peak_bytes > self.bytes * 1.01:  # rounding did badly
+                whole = program.branch(left, 0.005)
+                priced = (price(whole) if whole.values else None) or priced
+                self.enough_bytes = min(self.enough_bytes, priced.memory.peak_bytes)
             if priced.memory.position in self._points or time.monotonic() > deadline:
-                break
+                return
             self._points.append(priced.memory.position)
             self._add(priced.memory.position)
-        if self.enough_bytes > self.bytes * 1.01 and time.monotonic() < deadline:  # rounding did badly
-            priced = price(outcome) if (outcome := program.branch(deadline - time.monotonic(), 0.01)).values else None
-            self.enough_bytes = min(self.enough_bytes, priced.memory.peak_bytes if priced else math.inf)
