@@ -54,7 +54,8 @@ def prune(atoms: Atoms, classes: Classes, nodes: Nodes, guides: Mapping[tuple[in
             continue
         choices = atoms.choices(atoms.atoms[classes.members[root][0]])
         names = [choice_name(choices[own]) for own in table]
-        extra = [_extra(name, first and first[root], second and second[root]) for name in names]
+        costs = [guide[root] if guide is not None else None for guide in (first, second)]
+        extra = [_extra(name, *costs) for name in names]
         kept = sorted(sorted(range(len(table)), key=lambda k: (extra[k], k))[:_KEEP])
         pruned = True
         for c in group:
