@@ -81,12 +81,25 @@ class Executable:
         """Run one step. Arguments that do not lie as planned are moved first.
 
         Raises:
-          PlanError: an argument's structure, shape or dtype differs from what was planned.
+          PlanError: an argument's structure, shape or dtype differs from what was planned, or its buffer is gone.
         """
         leaves = flatten_args(self._traced, args, kwargs)
-        placed = [_place(x, s, d in self._donated) for d, (x, s) in enumerate(zip(leaves, self._in_shardings))]
+        _check_alive(self._traced, leaves)
+        placed = [
+            _place(x, s, d in self._donated) for d, (x, s) in enumerate(zip(leaves, self._in_shardings, strict=True))
+        ]
         results = self.programs["step"](*placed)
         return jax.tree.unflatten(self._traced.out_tree, results)
+
+
+def _check_alive(traced: Traced, leaves: Sequence[Any]) -> None:
+    """Check that no argument was given away before (a compiled program would read freed memory)."""
+    for path, leaf in zip(traced.in_paths, leaves, strict=True):
+        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+            raise PlanError(
+                f"argument {path} was deleted: it was donated to an earlier step (donate_argnums) and its memory is "
+                "reused. Pass what that step returned, or leave donate_argnums out."
+            )
 
 
 def _place(leaf: Any, sharding: jax.sharding.Sharding, donated: bool) -> jax.Array:

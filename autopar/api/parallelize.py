@@ -18,7 +18,7 @@ from autopar.planner import Options
 from autopar.trace import Traced
 
 
-def compile(  # noqa: A001 (the field's word)
+def compile(
     fun: Callable[..., Any],
     *args: Any,
     plan: Plan | None = None,
@@ -134,7 +134,10 @@ def parallelize(
       options: what to search, and the backend.
       plan: run this plan instead of searching.
       devices: the devices to run on, default the first of ``jax.devices()``.
-      static_argnums, static_argnames, donate_argnums: as for ``jax.jit``.
+      static_argnums, static_argnames: as for ``jax.jit``.
+      donate_argnums: arguments whose buffers the step may reuse. What lies as planned, such as the state that the
+        last call returned, is given away; what lies otherwise (numpy arrays, the first state on one device) is
+        copied to its devices, and the original stays usable.
       progress: called with lines of text while planning.
 
     Returns:

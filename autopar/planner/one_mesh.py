@@ -21,7 +21,7 @@ from autopar.planner.atoms import Atom, Atoms, build_atoms
 from autopar.planner.budget import Budget
 from autopar.planner.classes import Classes, tie, untied
 from autopar.planner.conversion import Conversions
-from autopar.planner.fold import Nodes, fold
+from autopar.planner.fold import fold
 from autopar.planner.formulate import Bundle, Formulation, bundle_values, formulate
 from autopar.planner.memory import Lifetime, Profile, lifetimes
 from autopar.planner.options import Options
@@ -159,8 +159,8 @@ def _hinted(atoms: Atoms, hints: Mapping[str, str]) -> dict[int, tuple[int, ...]
             layout = parse(words)
         except ValueError:
             raise OptionError(
-                f"hint {pattern!r}: {words!r} is not a layout. Write one placement per mesh axis: S0 splits dim 0 over it, "
-                "R copies; 'S0,R' for a mesh of two axes."
+                f"hint {pattern!r}: {words!r} is not a layout. Write one placement per mesh axis: "
+                "S0 splits dim 0 over it, R copies; 'S0,R' for a mesh of two axes."
             ) from None
         for atom in matches:
             fitting = tuple(i for i, c in enumerate(atoms.choices(atom)) if c.results[0] == layout)
@@ -296,7 +296,8 @@ class _Search:
         if priced is None:
             raise SolverError(
                 f"{self.options.solver} found no plan on mesh {'x'.join(map(str, self.mesh.shape))} within the time "
-                f"limit of {seconds_text(self.options.time_limit_s)} ({self.formulation.size[0]} variables). Raise Options(time_limit_s=...), fix the mesh with "
+                f"limit of {seconds_text(self.options.time_limit_s)} ({self.formulation.size[0]} variables). "
+                "Raise Options(time_limit_s=...), fix the mesh with "
                 "Options(mesh=...), or use a restricted strategy."
             )
         return priced

@@ -16,6 +16,7 @@ from autopar.planner.one_mesh import Candidate, prepare, solve_mesh
 from autopar.planner.options import Options
 from autopar.planner.prune import Guide, parents
 from autopar.planner.record import write_plan
+from autopar.units import seconds_text
 
 Progress = Callable[[str], None]
 
@@ -40,11 +41,17 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
     found: list[Candidate] = []
     failures: list[InfeasibleError] = []
     unsolved: list[SolverError] = []
+    untried: list[str] = []
     guides: dict[tuple[int, ...], Guide] = {}
     for k, mesh in enumerate((*guiding, *meshes)):
         left = deadline - time.monotonic()
         if found and left <= 0:
-            progress(f"time limit: {len(meshes) + len(guiding) - k} mesh shapes not tried")
+            late = [_shape(m) for m in (*guiding, *meshes)[k:] if m in meshes]
+            progress(f"time limit: {len(late)} mesh shapes not tried")
+            untried.append(
+                f"the time limit of {seconds_text(options.time_limit_s)} ended before mesh {', '.join(late)} was "
+                "tried; raise Options(time_limit_s=...) to try all."
+            )
             break
         coarser = parents(mesh.shape) if len(prepared.classes.members) > options.prune_above else ()
         if coarser and not any(shape in guides for shape in coarser):
@@ -60,6 +67,7 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
         except SolverError as error:  # another mesh may still have a plan
             unsolved.append(error)
             progress(f"mesh {_shape(mesh)}: no plan in time")
+            untried.append(f"mesh {_shape(mesh)} was left out: {error}")
             continue
         if candidate.guide is not None and len(prepared.classes.members) > options.prune_above:
             guides[mesh.shape] = candidate.guide
@@ -73,7 +81,13 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
     found.sort(key=lambda c: c.priced.step_s)
     best = found[0]
     plan = write_plan(
-        best.atoms, best.priced, cluster, best.mesh, options.strategy, best.certificate, warnings_of(best.atoms)
+        best.atoms,
+        best.priced,
+        cluster,
+        best.mesh,
+        options.strategy,
+        best.certificate,
+        [*untried, *warnings_of(best.atoms)],
     )
     others = tuple(
         RunnerUp(c.mesh.shape, c.priced.step_s, c.priced.memory.peak_bytes, c.certificate.status) for c in found[1:]

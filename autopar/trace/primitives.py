@@ -129,15 +129,19 @@ def _complaint(eqn: JaxprEqn) -> str:
     return "effect" if name in _EFFECTS or (eqn.effects and not subjaxprs(eqn)) else ""
 
 
+def by_hand(what: str, line: str) -> TraceError:
+    """The error for a step that is written for several devices."""
+    return TraceError(
+        f"the step spreads work by hand: {what} at {line}. autopar decides how to spread a step written for one "
+        "device; call the function inside it on the whole arrays instead, and drop the axis names."
+    )
+
+
 def _refuse(eqn: JaxprEqn, line: str) -> None:
     name = eqn.primitive.name
     complaint = _complaint(eqn)
     if complaint == "manual":
-        raise TraceError(
-            f"the step spreads work by hand: {_MANUAL[name]} ({name}) at {line}. "
-            "autopar decides how to spread a step written for one device; "
-            "call the function inside it on the whole arrays instead, and drop the axis names."
-        )
+        raise by_hand(f"{_MANUAL[name]} ({name})", line)
     if complaint == "reference":
         raise TraceError(
             f"the step uses a mutable array reference ({name}) at {line}. "

@@ -16,7 +16,7 @@ from autopar.ir import Graph, Step, verify
 from autopar.trace import arguments, roles
 from autopar.trace.cleanup import with_phases, without_dead_code
 from autopar.trace.convert import Builder, Scope
-from autopar.trace.primitives import refuse_what_cannot_spread
+from autopar.trace.primitives import by_hand, refuse_what_cannot_spread
 from autopar.trace.repeats import without_repeats
 from autopar.trace.source import Origin, Sources, user_line
 from autopar.trace.traced import Signature, Traced
@@ -155,7 +155,12 @@ def _stage(
     chosen |= {"static_argnums": signature.static_argnums, "static_argnames": signature.static_argnames}
     try:
         return jax.jit(step, **chosen).trace(*_unplaced(signature, args), **_unplaced_named(signature, kwargs)), notes
-    except (*_NOT_TRACEABLE, TypeError) as error:
+    except (*_NOT_TRACEABLE, TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and not isinstance(error, _NOT_TRACEABLE):
+            if "shard_map" not in str(error):
+                raise  # the step's own
+            # Arguments are traced without a placement, so jax refuses a shard_map over a mesh of explicit axes itself.
+            raise by_hand("jax.shard_map", user_line(error) or "a line unknown") from error
         if isinstance(error, TypeError) and not isinstance(error, _NOT_TRACEABLE) and _NO_VALUE not in str(error):
             raise  # the step's own
         line = user_line(error)

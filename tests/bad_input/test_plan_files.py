@@ -1,0 +1,154 @@
+"""Plan files that are not what they should be: the message names the file, what is wrong, and what to do."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import autopar
+from tests.bad_input.steps import STATE, X, Y, planned, refused, step
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plans") / "plan.json"
+    planned().save(path)
+    return path
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a file and load it as a plan."""
+    path = tmp_path / "plan.json"
+
+    def load(content, **more):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return autopar.load_plan(path, **more)
+
+    return load
+
+
+def test_a_missing_file(tmp_path):
+    with refused(autopar.PlanError, "no plan file", "nowhere.json", "looked in"):
+        autopar.load_plan(tmp_path / "nowhere.json")
+    with refused(autopar.PlanError, "cannot read", "directory"):
+        autopar.load_plan(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file(saved, written, share):
+    text = saved.read_text()
+    with refused(autopar.PlanError, "not a complete plan file", "line", "truncated", "save the plan again"):
+        written(text[: int(len(text) * share)])
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "3", '{"kind": "something else"}', b"\xff\xfe\x00"])
+def test_not_a_plan(written, content):
+    with refused(autopar.PlanError, r"plan\.json", "not a plan file", r"plan\.save"):
+        written(content)
+
+
+def test_a_newer_version(saved, written):
+    data = json.loads(saved.read_text())
+    with refused(autopar.PlanError, "newer autopar", "format 99", "up to 1", "Upgrade autopar"):
+        written(json.dumps({**data, "format": 99, "from the future": True}))
+    with refused(autopar.PlanError, "damaged", "format is '1'"):
+        written(json.dumps({**data, "format": "1"}))
+
+
+WRONG = {
+    "name": 3,
+    "fingerprint": 7,
+    "cluster": {},
+    "mesh": [{"name": "x", "size": -8}],
+    "arguments": 3,
+    "results": None,
+    "ops": [],
+    "layouts": {"0": "Q9"},
+    "moves": {"0": [["R"]]},
+    "remade": {"a": []},
+    "step_s": "fast",
+    "peak_bytes": None,
+    "memory": None,
+    "collectives": [{"kind": "all-reduce"}],
+    "certificate": {},
+    "runners_up": [3],
+    "warnings": 3,
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_damaged_field(saved, written, field):
+    data = json.loads(saved.read_text())
+    with refused(autopar.PlanError, r"plan\.json is damaged", field, "Save the plan again"):
+        written(json.dumps({**data, field: WRONG[field]}))
+    del data[field]
+    with refused(autopar.PlanError, r"plan\.json is damaged", f"{field!r} is missing", "Save the plan again"):
+        written(json.dumps(data))
+
+
+def test_layouts_that_do_not_fit(saved, written):
+    data = json.loads(saved.read_text())
+
+    def laid(words):
+        return json.dumps({**data, "arguments": [{**a, "layout": words} for a in data["arguments"]]})
+
+    with refused(autopar.PlanError, "damaged", "places 2 mesh axes, there are 1"):
+        written(laid("R,R"))
+    with refused(autopar.PlanError, "damaged", r"state\['v'\] of shape \[32, 8\] cannot lie as 'S7'"):
+        written(laid("S7"))
+    mesh = [{"name": "x", "size": 4}]
+    with refused(autopar.PlanError, "damaged", "'mesh'", "4 devices", "the cluster 8"):
+        written(json.dumps({**data, "mesh": mesh}))
+
+
+@pytest.mark.parametrize("backend", ["shard_map", "gspmd"])
+@pytest.mark.parametrize(
+    "field, words",
+    [
+        ("ops", ("does not say how to spread", r"at steps\.py:\d+", "Plan again")),
+        ("layouts", (r"gives no layout for state\['v'\]", "Plan again")),
+    ],
+)
+def test_a_plan_with_holes(saved, written, field, words, backend):
+    plan = written(json.dumps({**json.loads(saved.read_text()), field: {}}))
+    with refused(autopar.PlanError, *words):
+        autopar.compile(step, STATE, X, Y, plan=plan, options=autopar.Options(backend=backend))
+
+
+def test_a_plan_for_another_cluster(saved):
+    with refused(autopar.PlanError, r"plan\.json was made for cluster 'cpu:8', not for 'cpu:4'", "Plan again"):
+        autopar.load_plan(saved, cluster="cpu:4")
+    plan = autopar.load_plan(saved, cluster="cpu:8")
+    with refused(autopar.PlanError, "made for cluster 'cpu:8', not for 'cpu:4'", "leave the cluster out"):
+        autopar.compile(step, STATE, X, Y, plan=plan, cluster="cpu:4")
+
+
+def test_a_plan_for_another_model(saved):
+    plan = autopar.load_plan(saved)
+    with refused(autopar.PlanError, "another version of 'step'", "fingerprint", "Plan again"):
+        autopar.compile(lambda state, x, y: (state, (x @ state["w"]).sum()), STATE, X, Y, plan=plan)
+
+
+def test_saving_where_one_cannot(tmp_path):
+    plan = planned()
+    with refused(autopar.PlanError, "cannot save the plan", "no folder"):
+        plan.save(tmp_path / "no" / "plan.json")
+    with refused(autopar.PlanError, "cannot save the plan", "directory"):
+        plan.save(tmp_path)
+    assert not list(tmp_path.parent.glob("*.part")) and not list(tmp_path.iterdir())
+
+
+def test_a_saved_plan_runs_bit_identically(tmp_path):
+    plan = planned()
+    plan.save(tmp_path / "plan.json")
+    again = autopar.load_plan(tmp_path / "plan.json", cluster="cpu:8")
+    assert again == plan
+    found, expected = (autopar.compile(step, STATE, X, Y, plan=p)(STATE, X, Y) for p in (again, plan))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, expected)))
+
+
+def test_a_mesh_with_other_axes():
+    with refused(autopar.PlanError, r"axes \{'x': 8\}", r"found \{'x': 4\}"):
+        planned().shardings(jax.make_mesh((4,), ("x",)))
