@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from autopar.ir import Graph, Op
+from autopar.lower.convert import convert
+from autopar.lower.localize import Axes, localize
 from autopar.lower.specs import partition_spec
 from autopar.plan import PlanFacts
-from autopar.sharding.layout import Layout, is_partial
-from autopar.sharding.strategy import named
+from autopar.sharding.layout import REPLICATED, SUM, Layout, Move, is_partial
+from autopar.sharding.strategy import REPEAT, Strategy, named
 from autopar.trace import Traced
 
 Array = Any
@@ -68,13 +70,41 @@ class _Evaluator:
 
     def op(self, op: Op, values: dict[int, Array]) -> Sequence[Array]:
         equation = self.traced.equations[op.id]
-        strategy = named(op.rule, self.plan.mesh_shape, self.plan.ops[op.id])
+        names = self.plan.ops[op.id]
         operands = [self.read(values, v) for v in op.operands]
+        if equation.params.get("batch_group_count", 1) > 1:
+            # XLA's partitioner adds such a convolution up too often where its input lies whole along some axis.
+            whole = named(op.rule, self.plan.mesh_shape, [REPEAT if n.startswith("+") else n for n in names])
+            if whole is not None:
+                return self.by_hand(op, whole, operands)
+        strategy = named(op.rule, self.plan.mesh_shape, names)
         results = equation.primitive.bind(*operands, **equation.params)
         results = results if equation.primitive.multiple_results else [results]
         if strategy is None:
             return results
         return [self.constrain(array, x) for array, x in zip(results, strategy.results, strict=True)]
+
+    def by_hand(self, op: Op, strategy: Strategy, operands: Sequence[Array]) -> Sequence[Array]:
+        """One op in parts, its partial sums added up, with nothing left to the partitioner."""
+        values, names = self.traced.step.graph.values, self.plan.axis_names
+        axes = Axes(names, self.plan.mesh_shape)
+        shapes = (tuple(values[v].shape for v in op.operands), tuple(values[v].shape for v in op.results))
+        finished = [tuple(max(p, REPLICATED) for p in x) for x in strategy.results]
+
+        def local(*parts: Array) -> list[Array]:
+            results = localize(op, self.traced.equations[op.id], strategy, axes, shapes, parts)
+            for axis in range(len(names)):
+                results = [
+                    convert(array, Move(axis, SUM, REPLICATED), axes, shape) if x[axis] == SUM else array
+                    for array, x, shape in zip(results, strategy.results, shapes[1], strict=True)
+                ]
+            return results
+
+        def specs(ids: Sequence[int], layouts: Sequence[Layout]) -> tuple[jax.P, ...]:
+            return tuple(partition_spec(x, len(values[v].shape), names) for v, x in zip(ids, layouts, strict=True))
+
+        ins, outs = specs(op.operands, strategy.operands), specs(op.results, finished)
+        return jax.shard_map(local, mesh=self.mesh, in_specs=ins, out_specs=list(outs), check_vma=False)(*operands)
 
     def region(self, graph: Graph, arrays: Sequence[Array]) -> list[Array]:
         inner = dict(self.traced.constants)

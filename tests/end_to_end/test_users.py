@@ -345,3 +345,18 @@ def test_stop_gradient_and_custom_derivatives():
 
     exe = same(descend(loss), PARAMS, *BATCH)
     assert not exe.plan.warnings
+
+
+def test_depthwise_convolution_left_to_the_partitioner():
+    # Split over one axis of two, XLA's partitioner counts the gradient of a depthwise kernel several times.
+    def loss(kernel, x):
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", feature_group_count=4, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.mean(y**2)
+
+    for strategy in ("megatron", "auto"):
+        options = autopar.Options(mesh=(2, 4), strategy=strategy, backend="gspmd", hints={"x": "S0,R"})
+        args = data(3, 3, 1, 4), data(16, 8, 8, 4)
+        exe = autopar.compile(lambda kernel, x: jax.grad(loss)(kernel, x), *args, cluster="cpu:8", options=options)
+        np.testing.assert_allclose(exe(*args), jax.grad(loss)(*args), rtol=1e-10)
