@@ -14,6 +14,7 @@ from autopar.ir.ports import region_ports
 from autopar.lower import (
     Audit,
     audit,
+    compiled,
     constrained_program,
     device_mesh,
     shardings,
@@ -57,6 +58,9 @@ class Executable:
         self.mesh = device_mesh(plan, devices)
         self._traced = traced
         self._in_shardings, self._out_shardings = shardings(plan, self.mesh)
+        self._known = list(
+            self._in_shardings
+        )  # per input, a sharding found to be as planned: equal objects need no look
         self._donated = tuple(sorted(traced.step.donated))
         build = spmd_program if backend == "shard_map" else constrained_program
         self._jitted = jax.jit(
@@ -70,7 +74,7 @@ class Executable:
             jax.ShapeDtypeStruct(traced.avals[v].shape, traced.avals[v].dtype, sharding=s)
             for v, s in zip(graph.inputs, self._in_shardings, strict=True)
         ]
-        self.programs: Mapping[str, jax.stages.Compiled] = {"step": self._jitted.lower(*shapes).compile()}
+        self.programs: Mapping[str, jax.stages.Compiled] = {"step": compiled(self._jitted.lower(*shapes), self.mesh)}
 
     @property
     def audit(self) -> Audit:
@@ -85,17 +89,26 @@ class Executable:
         """
         leaves = flatten_args(self._traced, args, kwargs)
         _check_alive(self._traced, leaves)
-        placed = [
-            _place(x, s, d in self._donated) for d, (x, s) in enumerate(zip(leaves, self._in_shardings, strict=True))
-        ]
+        known = self._known
+        placed = [x if getattr(x, "sharding", None) is known[i] else self._placed(i, x) for i, x in enumerate(leaves)]
         results = self.programs["step"](*placed)
         return jax.tree.unflatten(self._traced.out_tree, results)
+
+    def _placed(self, index: int, leaf: Any) -> jax.Array:
+        """An input as planned; where it lies so already, its sharding is remembered for the next call."""
+        planned = self._in_shardings[index]
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(planned, leaf.ndim):
+            self._known[index] = leaf.sharding
+            return leaf
+        return _place(leaf, planned, index in self._donated)
 
 
 def _check_alive(traced: Traced, leaves: Sequence[Any]) -> None:
     """Check that no argument was given away before (a compiled program would read freed memory)."""
     for path, leaf in zip(traced.in_paths, leaves, strict=True):
-        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+        # Once per leaf and step: asking for the method is faster than asking whether the leaf is a jax array.
+        deleted = getattr(leaf, "is_deleted", None)
+        if deleted is not None and deleted():
             raise PlanError(
                 f"argument {path} was deleted: it was donated to an earlier step (donate_argnums) and its memory is "
                 "reused. Pass what that step returned, or leave donate_argnums out."
@@ -103,13 +116,10 @@ def _check_alive(traced: Traced, leaves: Sequence[Any]) -> None:
 
 
 def _place(leaf: Any, sharding: jax.sharding.Sharding, donated: bool) -> jax.Array:
-    """``leaf`` in its planned layout; a caller's own buffer is never donated through an alias."""
-    if isinstance(leaf, jax.Array):
-        if leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
-            return leaf
-        if donated:
-            # Whatever may_alias says, a copy to several devices shares the buffer of the one that has it already.
-            leaf = leaf.copy()
+    """``leaf`` moved to its planned layout; a caller's own buffer is never donated through an alias."""
+    if donated and isinstance(leaf, jax.Array):
+        # Whatever may_alias says, a copy to several devices shares the buffer of the one that has it already.
+        leaf = leaf.copy()
     return jax.device_put(leaf, sharding, may_alias=False if donated else None)
 
 

@@ -109,8 +109,11 @@ def flatten_args(traced: Traced, args: Sequence[Any], kwargs: Mapping[str, Any] 
     leaves, tree = tree_flatten(found)
     if tree != traced.in_tree:
         raise PlanError(_structure_message(traced, args, kwargs, tree))
-    for index, leaf in enumerate(leaves):
-        aval = traced.avals[traced.step.graph.inputs[index]]
+    for index, (leaf, v) in enumerate(zip(leaves, traced.step.graph.inputs, strict=True)):
+        aval = traced.avals[v]
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is not None and dtype == aval.dtype and getattr(leaf, "shape", None) == aval.shape:
+            continue  # as traced: every leaf of a step passes here on every call
         if not _is_array(leaf):
             raise PlanError(
                 f"argument {traced.in_paths[index]} was traced as {_text(aval.shape, aval.dtype)}, "
