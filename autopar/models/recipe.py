@@ -159,7 +159,7 @@ def unknown(kind: str, asked: object, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(str(asked), names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"unknown {kind}: {asked!r}; {hint}There are: {', '.join(names)}"
+    return f"unknown {kind}: {asked!r}; {hint}there are: {', '.join(names)}"
 
 
 def check_config(family: str, config: Config) -> None:

@@ -21,7 +21,8 @@ from autopar.planner.record import Priced
 from autopar.planner.solve import HighsProgram, Outcome
 from autopar.units import bytes_text
 
-_TIME_LIMIT_S = 30.0
+_FIRST_S = 30.0  # time for the bound
+_MORE_S = 10.0  # and to sharpen it
 _ROUNDS = 20
 
 
@@ -63,10 +64,6 @@ def shortage(
     shape = "x".join(map(str, mesh.shape))
     atom = formulation.atoms.atoms[min(least.worst, len(formulation.atoms.atoms) - 1)]
     where = atom.op.where.line if atom.op and atom.op.where.line else atom.name
-    values = step.graph.values
-    held = ", ".join(
-        f"{_name(formulation, v)} {values[v].shape} {bytes_text(n)}" for v, n in limits.smallest(least.worst)[:5] if n
-    )
     if least.bytes > budget:
         found = (
             f"on mesh {shape} it needs, by the planner's count, at least {bytes_text(least.bytes)} per device at "
@@ -77,7 +74,8 @@ def shortage(
             f"no plan within the budget of {bytes_text(budget)} per device was found on mesh {shape}, though it is not "
             f"proven that there is none; the tightest point is at {where}"
         )
-    advice = f"so might {mesh.devices * 2} devices, a smaller batch, or jax.checkpoint"
+    more = mesh.devices * 2 ** max(1, math.ceil(math.log2(max(least.bytes, 1.0) / budget)))
+    advice = f"so might {more} devices, a smaller batch, or jax.checkpoint"
     if enough < math.inf:
         advice = (
             f"The smallest plan found peaks at {bytes_text(enough)}, so a budget of memory_bytes={math.ceil(enough)} "
@@ -86,11 +84,24 @@ def shortage(
     else:
         advice = f"More memory would help; {advice}"
     error = ShortageError(
-        f"{step.name} does not fit: {found}. Largest holders there, even when split as far as they go: {held}. "
+        f"{step.name} does not fit: {found}. Largest holders there, even when split as far as they go: "
+        f"{_holders(formulation, limits, least.worst)}. "
         f"{advice}."
     )
     error.least_bytes, error.enough_bytes = least.bytes, enough
     return error
+
+
+def _holders(formulation: Formulation, limits: Budget, point: int) -> str:
+    """The largest values at a point; alike ones, such as those of many layers, are counted."""
+    values = formulation.atoms.step.graph.values
+    alike: dict[tuple[str, float], int] = {}
+    for v, n in limits.smallest(point):
+        if n:
+            key = (f"{_name(formulation, v)} {values[v].shape}", n)
+            alike[key] = alike.get(key, 0) + 1
+    largest = sorted(alike.items(), key=lambda item: -item[0][1] * item[1])[:5]
+    return ", ".join(f"{f'{k} times ' if k > 1 else ''}{what} {bytes_text(n)}" for (what, n), k in largest)
 
 
 def _name(formulation: Formulation, v: int) -> str:
@@ -130,9 +141,9 @@ class _LeastPeak:
     def search(self, price: Callable[[Outcome], Priced | None]) -> None:
         """Minimise the peak, and add the point where the rounded choices peak, until that is no new one."""
         program = HighsProgram(self._problem)
-        deadline = time.monotonic() + _TIME_LIMIT_S
-        for _ in range(_ROUNDS):
-            outcome = program.relax(deadline - time.monotonic())
+        deadline = time.monotonic() + _MORE_S
+        for k in range(_ROUNDS):
+            outcome = program.relax(deadline - time.monotonic() if k else _FIRST_S)
             if outcome.status != "optimal":
                 return
             self.bytes = outcome.values["peak"] * self._scale
