@@ -15,6 +15,7 @@ from autopar.lower import (
     Audit,
     audit,
     compiled,
+    compiled,
     constrained_program,
     device_mesh,
     shardings,

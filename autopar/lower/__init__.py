@@ -1,6 +1,7 @@
 """From a plan and the traced step to SPMD programs with explicit collectives, and back: what XLA made of them."""
 
 from autopar.lower.audit import Audit, AuditRow, audit
+from autopar.lower.compiling import compiled
 from autopar.lower.constrained import constrained_program
 from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
 from autopar.lower.program import spmd_program
@@ -12,6 +13,7 @@ __all__ = [
     "HloCollective",
     "Memory",
     "audit",
+    "compiled",
     "constrained_program",
     "device_mesh",
     "enough_devices",

@@ -1,24 +1,34 @@
 """Memory of one device over the step: which values are held when, and how many bytes they take.
 
-Time is the position in the list of atoms. A value is *held* when it needs a buffer of its own: an argument,
-an output, what a stand-alone kernel makes, or what a fused kernel hands to another kernel. What is made and
-read inside one fused kernel is never stored.
+Time is the position in the list of atoms: kernels run in the order in which the step was written, conversions
+right before their first reader. That is how accelerators' schedulers, which mind memory, roughly order them. XLA on
+CPU goes depth first from the results instead, and so runs what only the update reads (gradients of the weights)
+after the whole backward pass: what such a kernel reads is held until then. A prediction for CPU devices is the larger
+of both orders.
+
+A value has a buffer if it is an argument, a result, or passes from one kernel to another (see planner.fusion).
+A pointwise kernel writes its result in the place of an operand that nothing reads later. Arguments and results are
+held over the whole step, as XLA allocates them; new state lies in the place of the old if that was donated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from autopar.ir import Value, item_bytes
-from autopar.planner.atoms import Atom, Atoms
+from autopar.planner.atoms import Atom, Atoms, is_late
 from autopar.planner.conversion import Arc
-from autopar.planner.weigh import memory_slots
-from autopar.sharding.layout import Layout, Move, local_size
+from autopar.planner.fusion import Key, Reading
+from autopar.planner.kernels import Kernel, KernelList, kernels
+from autopar.planner.order import depth_first
+from autopar.sharding.layout import Layout, local_size
 
 ARGUMENT_KINDS = ("parameter", "optimizer", "state", "batch", "constant")
+
+Span = tuple[int, int, Key]  # first and last position, inclusive
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,50 +83,12 @@ def _phase(atom: Atom) -> str:
 
 
 def lifetimes(atoms: Atoms) -> tuple[Lifetime, ...]:
-    """When each value that needs a buffer is held, under any plan."""
-    last = len(atoms.atoms)
-    arguments = argument_kinds(atoms)
-    step = atoms.step
-    outputs = {v for v in step.graph.outputs if not step.graph.values[v].literal}
-    reused = {step.graph.outputs[o] for i, o in step.state if i in step.donated}
-    slots = memory_slots(atoms)
-    ends = _region_ends(atoms)
-    found = []
-    for v, (maker, slot) in atoms.producer.items():
-        readers = [r for r, _ in atoms.readers.get(v, ())]
-        if v in arguments:
-            found.append(Lifetime(v, 0, last, arguments[v]))
-            continue
-        atom = atoms.atoms[maker]
-        if atom.kind == "op" and not slots[maker][1][slot]:
-            continue
-        if v in reused:  # written into the donated argument's buffer
-            continue
-        uses = [ends.get(r, r) for r in readers if atoms.atoms[r].kind != "input"]
-        end = last if v in outputs else max(uses, default=maker)
-        found.append(Lifetime(v, maker, max(end, maker), _kind(atom, v, outputs, readers, atoms)))
+    """When each value that needs a buffer is held, under any plan; copies in other layouts come on top."""
+    values = atoms.step.graph.values
+    made = kernels(Reading(atoms))
+    kind = _kinds(atoms)
+    found = [Lifetime(v, s, e, kind(v)) for s, e, (v, _, _) in _spans(atoms, made, lambda key: values[key[0]].nbytes)]
     return tuple(found)
-
-
-def _kind(atom: Atom, v: int, outputs: set[int], readers: list[int], atoms: Atoms) -> str:
-    if v in outputs:
-        return "output"
-    if _phase(atom) == "forward":
-        later = any(_phase(atoms.atoms[r]) == "backward" for r in readers)
-        return "activation" if later else "transient"
-    return "gradient" if any(_phase(atoms.atoms[r]) == "update" for r in readers) else "transient"
-
-
-def _region_ends(atoms: Atoms) -> dict[int, int]:
-    """Port -> position of the last atom of its region: what enters a loop is held until the loop ends."""
-    inside: dict[int, set[int]] = {}
-    for atom in atoms.atoms:
-        if atom.kind == "port" and atom.op is not None and atom.op.id not in inside:
-            inside[atom.op.id] = {o.id for region in atom.op.regions for o in region.walk()}
-    end: dict[int, int] = {}
-    for op_id, ids in inside.items():
-        end[op_id] = max((a.index for a in atoms.atoms if a.op is not None and a.op.id in ids), default=0)
-    return {a.index: max(end[a.op.id], a.index) for a in atoms.atoms if a.kind == "port" and a.op is not None}
 
 
 def local_bytes(value: Value, layout: Layout, mesh: tuple[int, ...]) -> int:
@@ -126,57 +98,111 @@ def local_bytes(value: Value, layout: Layout, mesh: tuple[int, ...]) -> int:
 
 def profile(
     atoms: Atoms,
-    lives: tuple[Lifetime, ...],
+    operands: Sequence[Sequence[Layout]],
     made: Mapping[int, Layout],
-    wanted: Mapping[tuple[int, bool], Mapping[Layout, tuple[int, int]]],
     moves: Mapping[tuple[int, bool], tuple[Arc, ...]],
+    *,
+    depth_first_order: bool = False,
 ) -> Profile:
     """Memory under a plan.
 
     Args:
-      atoms: the step.
-      lives: from :func:`lifetimes`.
+      atoms: the step, on a mesh.
+      operands: per atom, the layout it wants of each operand.
       made: value id -> layout as made.
-      wanted: (value id, late) -> layout -> (first, last) position of the readers that want it.
-      moves: (value id, late) -> conversions.
+      moves: (value id, for late readers only) -> conversions.
+      depth_first_order: the compiler orders kernels depth first from the results, as XLA does on CPU.
     """
     values, mesh = atoms.step.graph.values, atoms.mesh
-    spans = []  # (start, end, bytes, kind, value)
-    for life in lives:
-        value = values[life.value]
-        end = life.end
-        if life.kind not in ARGUMENT_KINDS and life.kind != "output":
-            # As made, a value is held until its last direct reader and its last conversion.
-            uses = [life.start]
-            for late in (False, True):
-                layouts = wanted.get((life.value, late), {})
-                converted = [first for x, (first, _) in layouts.items() if x != made[life.value]]
-                uses += [layouts[made[life.value]][1]] if made[life.value] in layouts else []
-                uses += [min(converted)] if converted else []
-            if (life.value, False) in moves or (life.value, True) in moves:
-                end = min(end, max(uses))
-        spans.append((life.start, end, local_bytes(value, made[life.value], mesh), life.kind, life.value))
-    for (v, late), arcs in moves.items():
-        copies = _copies(values[v], arcs, wanted.get((v, late), {}), mesh)
-        spans += [(s, e, n, "transient", v) for s, e, n in copies]
-    return _peak(spans, len(atoms.atoms) + 1)
+    copy: dict[tuple[int, int], Key] = {}
+    for atom in atoms.atoms:
+        for slot, (v, layout) in enumerate(zip(atom.operands, operands[atom.index], strict=True)):
+            if layout != made[v]:
+                copy[atom.index, slot] = (v, (v, True) in moves and is_late(atom), layout)
+    cache: dict[Key, int] = {}
 
+    def size(key: Key) -> int:
+        found = cache.get(key)
+        if found is None:
+            v, _, layout = key
+            found = cache[key] = local_bytes(values[v], made[v] if layout is None else layout, mesh)
+        return found
 
-def _copies(
-    value: Value, arcs: tuple[Arc, ...], wanted: Mapping[Layout, tuple[int, int]], mesh: tuple[int, ...]
-) -> list[tuple[int, int, int]]:
-    """(start, end, bytes) of every converted copy: a wanted one lives as long as its readers want it."""
-    first: dict[Layout, int] = {x: s for x, (s, _) in wanted.items()}
-    last: dict[Layout, int] = {x: e for x, (_, e) in wanted.items()}
-    for src, move in reversed(arcs):
-        dst = move.apply(src)
-        need = first.get(dst, 0)
-        first[src] = min(first.get(src, need), need)
-        last[src] = max(last.get(src, need), need)
-    return [
-        (first.get(dst, 0), last.get(dst, 0), local_bytes(value, dst, mesh))
-        for dst in (move.apply(src) for src, move in arcs)
+    run = kernels(Reading(atoms, copy, moves))
+    kind = _kinds(atoms)
+    spans = [
+        (s, e, size(key), kind(key[0]) if key[2] is None else "transient", key[0])
+        for s, e, key in _spans(atoms, run, size)
     ]
+    found = _peak(spans, len(atoms.atoms) + 1)
+    if not depth_first_order:
+        return found
+    held = set(argument_kinds(atoms))
+    fixed = sum(size((v, False, None)) for v in held) + sum(size(k) for k in run.outputs)
+    owned = run.kept | run.outputs | {(v, False, None) for v in held}
+    deferred = fixed + depth_first(run.top, lambda key: 0 if key in owned else size(key))
+    if deferred <= found.peak_bytes:
+        return found
+    by_kind = {**found.by_kind, "deferred": deferred - found.peak_bytes}
+    return Profile(deferred, found.position, by_kind, found.holders)
+
+
+def _spans(atoms: Atoms, run: KernelList, size: Callable[[Key], int]) -> list[Span]:
+    """When each array is held: arguments and results always, others from the kernel that writes to the last reader."""
+    end = len(atoms.atoms)
+    found: list[Span] = [
+        (0, end, (v, False, None)) for a in atoms.atoms if a.kind in ("input", "constant") for v in a.results
+    ]
+    found += [(0, end, key) for key in run.outputs]
+    todo = [run.top]
+    while todo:
+        scope = todo.pop()
+        spans = _held(scope, size)
+        for kernel in scope:
+            if kernel.body:
+                todo.append(kernel.body)
+        found += [(s, e, key) for key, (s, e) in spans.items() if key not in run.kept and key not in run.outputs]
+    return found
+
+
+def _held(scope: list[Kernel], size: Callable[[Key], int]) -> dict[Key, tuple[int, int]]:
+    spans: dict[Key, tuple[int, int]] = {}
+    last: dict[Key, Kernel] = {}
+    for kernel in scope:
+        for key in kernel.writes:
+            spans[key] = (kernel.at, kernel.end)
+    for kernel in scope:
+        for key in kernel.reads:
+            if key in spans:
+                start, end = spans[key]
+                spans[key] = (start, max(end, kernel.end))
+                if kernel.end >= end:
+                    last[key] = kernel
+    for kernel in scope:
+        for result in kernel.writes if kernel.pointwise else ():
+            for key in kernel.reads:
+                if last.get(key) is kernel and size(key) == size(result) and spans[key][0] < spans[key][1]:
+                    spans[key] = (spans[key][0], spans[key][1] - 1)
+                    del last[key]
+                    break
+    return spans
+
+
+def _kinds(atoms: Atoms) -> Callable[[int], str]:
+    arguments = argument_kinds(atoms)
+    outputs = {v for v in atoms.step.graph.outputs if not atoms.step.graph.values[v].literal}
+
+    def kind(v: int) -> str:
+        if v in arguments:
+            return arguments[v]
+        if v in outputs:
+            return "output"
+        phases = {_phase(atoms.atoms[r]) for r, _ in atoms.readers.get(v, ())}
+        if _phase(atoms.atoms[atoms.producer[v][0]]) == "forward":
+            return "activation" if "backward" in phases else "transient"
+        return "gradient" if "update" in phases else "transient"
+
+    return kind
 
 
 def _peak(spans: list[tuple[int, int, int, str, int]], length: int) -> Profile:
@@ -196,4 +222,4 @@ def _peak(spans: list[tuple[int, int, int, str, int]], length: int) -> Profile:
     return Profile(int(level[at]), at, by_kind, holders)
 
 
-__all__ = ["Lifetime", "Move", "Profile", "argument_kinds", "lifetimes", "local_bytes", "profile"]
+__all__ = ["Lifetime", "Profile", "argument_kinds", "lifetimes", "local_bytes", "profile"]

@@ -68,7 +68,8 @@ def price(
     """
     values = atoms.step.graph.values
     made: dict[int, Layout] = {}
-    wanted: dict[tuple[int, bool], dict[Layout, tuple[int, int]]] = {}
+    wanted: dict[tuple[int, bool], dict[Layout, None]] = {}
+    operands: list[tuple[Layout, ...]] = []
     needs: dict[tuple[int, bool, Layout], int] = {}
     work_s = 0.0
     ledger = _Ledger(atoms, mesh)
@@ -76,12 +77,10 @@ def price(
         choice = atoms.choices(atom)[choices[atom.index]]
         work_s += atom.frequency * weigher.seconds(atom)[choices[atom.index]]
         made.update(zip(atom.results, choice.results, strict=True))
-        at = len(atoms.atoms) if atom.kind == "input" else atom.index
+        operands.append(choice.operands)
         for v, layout in zip(atom.operands, choice.operands, strict=True):
             late = held is not None and v not in held and is_late(atom)
-            spans = wanted.setdefault((v, late), {})
-            first, last = spans.get(layout, (at, at))
-            spans[layout] = (min(first, at), max(last, at))
+            wanted.setdefault((v, late), {})[layout] = None
             needs.setdefault((v, late, layout), atom.index)
         if choice.names:
             ledger.halo(atom.index, choice.names)
@@ -96,7 +95,7 @@ def price(
     collectives = tuple(sorted(ledger.records(), key=lambda c: -c.seconds))
     communication_s = sum(c.seconds for c in collectives)
     halo_s = sum(c.seconds for c in collectives if c.cause == "halo")
-    memory = profile(atoms, lives, made, wanted, moves)
+    memory = profile(atoms, operands, made, moves, depth_first_order=conversions.device.name == "cpu")
     return Priced(tuple(choices), made, moves, work_s - halo_s, communication_s, collectives, memory)
 
 

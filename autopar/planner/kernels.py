@@ -1,0 +1,215 @@
+"""The kernels of a step in execution order, with the arrays each reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from autopar.planner.atoms import Atom, Atoms
+from autopar.planner.fusion import Key, Reading, placed, role
+from autopar.sharding.layout import LOCAL, Collective
+
+_NOTHING: dict[Key, None] = {}
+
+
+@dataclass(eq=False, slots=True)
+class Kernel:
+    """One kernel, or a whole loop.
+
+    Attributes:
+      at: position in the list of atoms; of one that need not run yet, that of its first reader.
+      end: the last position at which its reads are held: that of the loop's last atom, else ``at``.
+      reads: the stored arrays it reads, in order.
+      writes: the arrays it stores.
+      body: the kernels of a loop's regions.
+      pointwise: it may write a result in the place of an operand that is read for the last time.
+      floats: it runs right before its first reader.
+      all_reduce: (mesh axis, placement reduced, dtype) of an all-reduce.
+    """
+
+    at: int
+    end: int
+    reads: dict[Key, None] = field(default_factory=dict)
+    writes: list[Key] = field(default_factory=list)
+    body: list[Kernel] = field(default_factory=list)
+    pointwise: bool = False
+    floats: bool = False
+    all_reduce: tuple[int, int, str] | None = None
+
+
+@dataclass(frozen=True)
+class KernelList:
+    """The kernels of a step.
+
+    Attributes:
+      top: those outside loops, in order; the last reads what leaves the step.
+      kept: arrays that lie in buffers of donated arguments: the new state.
+      outputs: arrays that leave the step in buffers of their own.
+    """
+
+    top: list[Kernel]
+    kept: frozenset[Key]
+    outputs: frozenset[Key]
+
+
+def kernels(reading: Reading) -> KernelList:
+    """The kernels that the readers of a step need (see :mod:`autopar.planner.fusion`)."""
+    return _Builder(placed(reading)).run()
+
+
+class _Builder:
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.atoms: Atoms = reading.atoms
+        self.memory: dict[Key, dict[Key, None]] = {}  # array -> what a reader of its buffer reads
+        self.inside: dict[Key, dict[Key, None]] = {}  # array -> what a kernel that computes it inside reads
+        self.top: list[Kernel] = []
+        self.loops: dict[int, Kernel] = {}
+        self.around: dict[int, int] = {}  # op in a region -> the op that holds the region
+        self.last: dict[int, int] = {}  # region op -> position of its last atom
+        for atom in self.atoms.atoms:
+            if atom.op is None:
+                continue
+            if atom.kind == "port" and atom.op.id not in self.last:
+                self.around.update((o.id, atom.op.id) for region in atom.op.regions for o in region.ops)
+            holder = atom.op.id if atom.kind == "port" else self.around.get(atom.op.id)
+            while holder is not None:
+                self.last[holder] = atom.index
+                holder = self.around.get(holder)
+
+    def run(self) -> KernelList:
+        end = len(self.atoms.atoms)
+        final = Kernel(end, end)
+        for atom in self.atoms.atoms:
+            if atom.kind == "op":
+                self.op(atom)
+            elif atom.kind == "port":
+                self.port(atom)
+            else:
+                self.argument(atom)
+        for loop in self.loops.values():
+            loop.body.append(Kernel(loop.end, loop.end))
+        for atom in self.atoms.atoms:
+            if atom.kind == "port":
+                self.leave(atom)
+        kept, outputs = self.results(final)
+        self.top.append(final)
+        _settle(self.top, {})
+        return KernelList(self.top, kept, outputs)
+
+    def results(self, final: Kernel) -> tuple[frozenset[Key], frozenset[Key]]:
+        """What the last kernel reads: new state in the place of donated arguments, and other results."""
+        step = self.atoms.step
+        donated = {step.graph.inputs[i] for i, _ in step.state if i in step.donated}
+        kept: dict[Key, None] = {}
+        outputs: dict[Key, None] = {}
+        for atom in self.atoms.atoms:
+            if atom.kind not in ("input", "output"):
+                continue
+            for slot in range(len(atom.operands)):
+                found = self.memory[self.reading.operand(atom, slot)]
+                final.reads.update(found)
+                (kept if atom.kind == "input" and atom.results[0] in donated else outputs).update(found)
+        return frozenset(kept), frozenset(outputs.keys() - kept.keys())
+
+    def scope(self, op_id: int) -> list[Kernel]:
+        holder = self.around.get(op_id)
+        return self.top if holder is None else self.loops[holder].body
+
+    def argument(self, atom: Atom) -> None:
+        for v in atom.results:
+            self.memory[v, False, None] = self.inside[v, False, None] = {(v, False, None): None}
+            self.copies(v, self.top, atom.index)
+
+    def op(self, atom: Atom) -> None:
+        op = atom.op
+        assert op is not None
+        scope = self.scope(op.id)
+        operands = [self.reading.operand(atom, slot) for slot in range(len(atom.operands))]
+        is_ = role(op)
+        if is_.alias:
+            key: Key = (atom.results[0], False, None)
+            self.memory[key] = _union([self.memory[k] for k in operands])
+            self.inside[key] = _union([self.inside[k] for k in operands])
+            self.copies(atom.results[0], scope, atom.index)
+            return
+        side = self.inside if is_.absorbs else self.memory
+        reads = _union([side[k] for k in operands])
+        keys: list[Key] = [(v, False, None) for v in atom.results]
+        stored = [k for k in keys if self.reading.use(k).stored]
+        if stored:
+            scope.append(Kernel(atom.index, atom.index, reads, stored, [], pointwise=is_.absorbs, floats=not operands))
+        for k in keys:
+            self.memory[k] = {k: None} if k in stored else reads
+            self.inside[k] = reads if self.reading.use(k).inside else self.memory[k]
+        for v in atom.results:
+            self.copies(v, scope, atom.index)
+
+    def copies(self, v: int, scope: list[Kernel], at: int) -> None:
+        for source, copy, move in self.reading.conversions(v):
+            use, local = self.reading.use(copy), move.kind in LOCAL
+            reads = self.inside[source] if local else self.memory[source]
+            if use.stored:
+                reduced = (move.axis, move.src, self.atoms.step.graph.values[v].dtype)
+                all_reduce = reduced if move.kind is Collective.ALL_REDUCE else None
+                scope.append(Kernel(at, at, reads, [copy], floats=True, all_reduce=all_reduce))
+            self.memory[copy] = {copy: None} if use.stored else reads
+            self.inside[copy] = reads if use.inside else self.memory[copy]
+
+    def port(self, atom: Atom) -> None:
+        """Into a loop: it reads what enters and stores what leaves; inside, what enters has no buffer of its own."""
+        op = atom.op
+        assert op is not None
+        loop = self.loops.get(op.id)
+        if loop is None:
+            loop = self.loops[op.id] = Kernel(atom.index, self.last[op.id])
+            self.scope(op.id).append(loop)
+        for slot, v in enumerate(atom.operands):
+            if v in op.operands:
+                loop.reads.update(self.memory[self.reading.operand(atom, slot)])
+        for v in atom.results:
+            key: Key = (v, False, None)
+            if v in op.results:
+                loop.writes.append(key)
+                self.memory[key] = self.inside[key] = {key: None}
+                self.copies(v, self.scope(op.id), self.last[op.id])
+                continue
+            if self.reading.use(key).stored:
+                loop.body.append(Kernel(atom.index, atom.index, {}, [key], [], floats=True))
+                self.memory[key] = {key: None}
+            else:
+                self.memory[key] = _NOTHING
+            self.inside[key] = _NOTHING
+            self.copies(v, loop.body, atom.index)
+
+    def leave(self, atom: Atom) -> None:
+        """Out of a loop's body, at its end."""
+        op = atom.op
+        assert op is not None
+        end = self.loops[op.id].body[-1]
+        for slot, v in enumerate(atom.operands):
+            if v not in op.operands:
+                end.reads.update(self.memory[self.reading.operand(atom, slot)])
+
+
+def _union(parts: Sequence[dict[Key, None]]) -> dict[Key, None]:
+    if len(parts) == 1:
+        return parts[0]
+    found: dict[Key, None] = {}
+    for part in parts:
+        found.update(part)
+    return found
+
+
+def _settle(scope: list[Kernel], first: dict[Key, int]) -> None:
+    """Let kernels that may wait, wait for their first reader; then put all in order."""
+    for kernel in reversed(scope):
+        if kernel.floats:
+            wanted = [first[k] for k in kernel.writes if k in first]
+            if wanted:
+                kernel.at = kernel.end = min(wanted)
+        for k in kernel.reads:
+            first[k] = min(first.get(k, kernel.at), kernel.at)
+        if kernel.body:
+            _settle(kernel.body, {})
+    scope.sort(key=lambda kernel: (kernel.at, not kernel.floats))
