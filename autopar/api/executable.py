@@ -15,7 +15,6 @@ from autopar.lower import (
     Audit,
     audit,
     compiled,
-    compiled,
     constrained_program,
     device_mesh,
     shardings,
