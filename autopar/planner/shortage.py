@@ -78,8 +78,8 @@ def shortage(
     advice = f"so might {more} devices, a smaller batch, or jax.checkpoint"
     if enough < math.inf:
         advice = (
-            f"The smallest plan found peaks at {bytes_text(enough)}, so a budget of memory_bytes={math.ceil(enough)} "
-            f"would do; {advice}"
+            f"The smallest plan found peaks at {bytes_text(enough)}, so a budget a little above memory_bytes="
+            f"{math.ceil(enough)} should do; {advice}"
         )
     else:
         advice = f"More memory would help; {advice}"
