@@ -6,8 +6,9 @@ back is ``Nodes.follow``: per class, its root and the table from root choice to 
 Two strengths:
 
 *exact* keeps the optimum. A follower joins its producer when it alone reads the value, every array it reads
-comes from that node, exactly one of its choices takes each layout as it is made, and it moves no fewer
-bytes than its operand: then converting after it is never dearer than converting before it. A free
+comes from that node, exactly one of its choices takes each layout as it is made, the producer never makes
+partial sums and could make any layout that the follower takes, and the result is no smaller than the operand:
+then converting after it is never dearer than converting before it, nor its work dearer than elsewhere. A free
 expansion (``broadcast``, ``iota``) joins its only reader: converting the larger result is never cheaper.
 
 *grouped* also folds elementwise ops whose other operands come from elsewhere (a normalisation follows its
@@ -18,7 +19,7 @@ operands weigh; the plan says which strength was used.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopar.ir import Kind, Value
@@ -26,7 +27,7 @@ from autopar.planner.atoms import Atom, Atoms
 from autopar.planner.classes import Classes
 from autopar.planner.menu import Choice
 from autopar.planner.weigh import fusible, is_reduction
-from autopar.sharding.layout import SUM
+from autopar.sharding.layout import SUM, is_partial
 
 
 @dataclass(frozen=True)
@@ -137,35 +138,10 @@ class _Folder:
     def _join(self, c: int, links: list[tuple[int, int, int]], root: int) -> bool:
         """Attach ``c`` under ``root`` if one choice takes the linked operands for every option of the root."""
         own = self._unique(c, links, root)
-        usable = [k for k, choice in enumerate(own) if choice is not None]
-        if len(usable) < len(own):
-            # A nonlinear follower takes no partial sum. Grouped: its fused producer then makes none either.
-            if not (self.grouped and usable and self._fused(root) and self._only_partial(root, own)):
-                return False
-            self._restrict(root, usable)
+        if any(choice is None for choice in own):
+            return False
         self.attach(c, root, [choice for choice in own if choice is not None])
         return True
-
-    def _fused(self, root: int) -> bool:
-        """Whether a root is an elementwise op that need not stay free to carry partial sums."""
-        return fusible(self.first(root).op) and not self._sums_partials(root)
-
-    def _only_partial(self, root: int, own: Sequence[int | None]) -> bool:
-        """Whether every option without a follower's choice makes a partial sum in some member."""
-        lost = [k for k, choice in enumerate(own) if choice is None]
-        return all(
-            any(
-                p <= SUM
-                for member in self.groups[root]
-                for x in self.options(member)[self.table[member][k]].results
-                for p in x
-            )
-            for k in lost
-        )
-
-    def _restrict(self, root: int, usable: Sequence[int]) -> None:
-        for member in self.groups[root]:
-            self.table[member] = [self.table[member][k] for k in usable]
 
     def _unique(self, c: int, links: list[tuple[int, int, int]], root: int) -> list[int | None]:
         """For each root option, the one choice of ``c`` that takes the linked operands as they are made."""
@@ -205,11 +181,19 @@ class _Folder:
         inside = all(self.joinable(c, k) and self.root[self.maker(c, k)[0]] == root for k in rest)
         if not self.grouped:
             result, size = self.values[atom.results[0]].nbytes, self.values[atom.operands[main]].nbytes
-            return inside and result >= size and self.reader_roots(maker) <= {c, root} and not is_reduction(op)
+            slot = self.maker(c, main)[1]
+            alike = inside and result >= size and not is_reduction(op) and self.reader_roots(maker) <= {c, root}
+            return alike and not self._makes_partial(maker, slot) and self._covers(maker, slot, c, main)
         result, size = self.values[atom.results[0]].nbytes, self.values[atom.operands[main]].nbytes
         if self._makes_partial(maker, self.maker(c, main)[1]) and result > size:
             return False  # reducing after an upcast or expansion would move more bytes
         return inside or not self._sums_partials(c)
+
+    def _covers(self, maker: int, slot: int, c: int, main: int) -> bool:
+        """Whether a producer can make every layout that a follower can take without a partial sum."""
+        made = {self.options(maker)[i].results[slot] for i in self.table[maker]}
+        taken = {self.options(c)[i].operands[main] for i in self.table[c]}
+        return all(x in made or is_partial(x) for x in taken)
 
     def _sums_partials(self, c: int) -> bool:
         """A sum of values that may all be partial, read by nothing else: one all-reduce then serves them all."""
