@@ -131,9 +131,9 @@ def programs() -> list[Program]:
     def feed_forward(width: int) -> Pytree:
         return {"up": array(width, 4 * width), "down": array(4 * width, width)}
 
-    mlp = [feed_forward(2 * hidden) for _ in range(4)]
+    mlp = [feed_forward(hidden) for _ in range(3)]
     gpt = [{"attn": attention(), "ln1": norm(), "ln2": norm(), **feed_forward(hidden)} for _ in range(2)]
-    rows = {k: array(32 * batch, 2 * hidden) for k in "xy"}
+    rows = {k: array(256 * batch, hidden) for k in "xy"}  # more rows than columns: data parallel moves less
     tokens = {k: array(batch, sequence, hidden) for k in "xy"}
     tiny = [feed_forward(8) for _ in range(24)]
     few = {k: array(8, 8) for k in "xy"}
