@@ -181,7 +181,9 @@ class Builder:
         if key not in self._rules:
             site = Site(name, operands, made, params, scalars)
             rule = rule_for(site)
-            self._rules[key] = (opaque_rule(site), True) if rule is None else (rule, False)
+            # With scalars alone there is nothing to split: no rule is missing.
+            divisible = any(v.size > 1 for v in (*operands, *made))
+            self._rules[key] = (opaque_rule(site), divisible) if rule is None else (rule, False)
         return self._rules[key]
 
     def _barriers(self, params: Mapping[str, Any], args: list[int], scope: Scope, where: Where) -> list[int]:
