@@ -8,7 +8,8 @@ process that reads the file: wall time and CPU time are those of `plan_step` alo
 the whole planning process, Python and its imports included, the trace not (its own is shown beside it).
 The bounds are on wall time, for two idle cores: the load average is printed, for on a machine that has other work
 wall time says little and CPU time is what the planner took.
-The depths are planned without a memory limit: 96 of these layers do not fit into 64 devices. Solving is one thread unless the solver forks its own.
+The depths are planned without a memory limit: 96 of these layers do not fit into 64 devices. Solving is one thread
+unless the solver forks its own.
 """
 
 import argparse
