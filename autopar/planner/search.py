@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from autopar.errors import ClusterError, InfeasibleError, SolverError
+from autopar.errors import AutoparError, ClusterError, InfeasibleError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
 from autopar.planner.atoms import Atoms
-from autopar.planner.one_mesh import Candidate, prepare, solve_mesh
+from autopar.planner.one_mesh import Candidate, Prepared, prepare, solve_mesh
 from autopar.planner.options import Options
 from autopar.planner.prune import Guide, parents
 from autopar.planner.record import write_plan
 from autopar.units import seconds_text
 
 Progress = Callable[[str], None]
+
+_AT_ONCE = 2
 
 
 def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress = lambda _: None) -> PlanFacts:
@@ -35,64 +38,102 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
       SolverError: the solver is missing or found nothing in time.
     """
     meshes = candidate_meshes(cluster, options)
-    deadline = time.monotonic() + options.time_limit_s
     prepared = prepare(step, options)
-    guiding = coarse_meshes(cluster, meshes) if len(prepared.classes.members) > options.prune_above else ()
-    found: list[Candidate] = []
-    failures: list[InfeasibleError] = []
-    unsolved: list[SolverError] = []
-    untried: list[str] = []
-    guides: dict[tuple[int, ...], Guide] = {}
-    for k, mesh in enumerate((*guiding, *meshes)):
-        left = deadline - time.monotonic()
-        if found and left <= 0:
-            late = [_shape(m) for m in (*guiding, *meshes)[k:] if m in meshes]
-            progress(f"time limit: {len(late)} mesh shapes not tried")
-            untried.append(
-                f"the time limit of {seconds_text(options.time_limit_s)} ended before mesh {', '.join(late)} was "
-                "tried; raise Options(time_limit_s=...) to try all."
-            )
-            break
-        coarser = parents(mesh.shape) if len(prepared.classes.members) > options.prune_above else ()
-        if coarser and not any(shape in guides for shape in coarser):
-            progress(f"mesh {_shape(mesh)}: not tried, its coarser meshes do not fit")
-            continue
-        share = left / (len(meshes) + len(guiding) - k) * 2
-        try:
-            candidate = solve_mesh(prepared, cluster, mesh, options, max(min(left, share), 1.0), guides)
-        except InfeasibleError as error:
-            failures.append(error)
-            progress(f"mesh {_shape(mesh)}: does not fit")
-            continue
-        except SolverError as error:  # another mesh may still have a plan
-            unsolved.append(error)
-            progress(f"mesh {_shape(mesh)}: no plan in time")
-            untried.append(f"mesh {_shape(mesh)} was left out: {error}")
-            continue
-        if candidate.guide is not None and len(prepared.classes.members) > options.prune_above:
-            guides[mesh.shape] = candidate.guide
-        progress(f"mesh {_shape(mesh)}: {candidate.priced.step_s:.4g} s, {candidate.certificate.status}")
-        if mesh in meshes:
-            found.append(candidate)
-    if not found and unsolved:
-        raise unsolved[0]
+    search = _MeshSearch(prepared, cluster, options, progress)
+    guided = len(prepared.classes.members) > options.prune_above
+    guiding = coarse_meshes(cluster, meshes) if guided else ()
+    waves: list[list[LogicalMesh]] = [[], []]
+    for mesh in (*guiding, *meshes):
+        waves[guided and len(mesh.shape) > 2].append(mesh)
+    for wave in waves:
+        search.run(wave, guided=guided)
+    wanted = {mesh.shape for mesh in meshes}
+    found = sorted((c for c in search.found if c.mesh.shape in wanted), key=lambda c: c.priced.step_s)
     if not found:
-        raise min(failures, key=lambda e: getattr(e, "enough_bytes", math.inf))
-    found.sort(key=lambda c: c.priced.step_s)
+        raise search.failure()
     best = found[0]
-    plan = write_plan(
-        best.atoms,
-        best.priced,
-        cluster,
-        best.mesh,
-        options.strategy,
-        best.certificate,
-        [*untried, *warnings_of(best.atoms)],
-    )
+    warnings = [*search.left_out(wanted), *warnings_of(best.atoms)]
+    plan = write_plan(best.atoms, best.priced, cluster, best.mesh, options.strategy, best.certificate, warnings)
     others = tuple(
         RunnerUp(c.mesh.shape, c.priced.step_s, c.priced.memory.peak_bytes, c.certificate.status) for c in found[1:]
     )
     return dataclasses.replace(plan, runners_up=others)
+
+
+class _MeshSearch:
+    """Tries meshes, two at a time: while one is being solved, the next is being built.
+
+    (The solver runs without Python's lock, construction needs it.)
+    """
+
+    def __init__(self, prepared: Prepared, cluster: Cluster, options: Options, progress: Progress) -> None:
+        self.prepared = prepared
+        self.cluster = cluster
+        self.options = options
+        self.progress = progress
+        self.deadline = time.monotonic() + options.time_limit_s
+        self.found: list[Candidate] = []
+        self.guides: dict[tuple[int, ...], Guide] = {}
+        self.failures: list[InfeasibleError] = []
+        self.unsolved: dict[tuple[int, ...], SolverError] = {}
+        self.untried: list[tuple[int, ...]] = []
+
+    def run(self, meshes: Sequence[LogicalMesh], *, guided: bool) -> None:
+        """Try meshes; those that are coarse guide later runs."""
+        if len(meshes) < 2:
+            for mesh in meshes:
+                self.attempt(mesh, 1, guided=guided)
+            return
+        pool = ThreadPoolExecutor(max_workers=_AT_ONCE)
+        try:
+            left = range(len(meshes), 0, -1)
+            list(pool.map(lambda mesh, n: self.attempt(mesh, n, guided=guided), meshes, left))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def attempt(self, mesh: LogicalMesh, left: int, *, guided: bool) -> None:
+        """Try one mesh, with a share of the time for the ``left`` meshes that remain."""
+        time_left = self.deadline - time.monotonic()
+        if self.found and time_left <= 0:
+            self.untried.append(mesh.shape)
+            return
+        coarser = parents(mesh.shape) if guided else ()
+        if coarser and not any(shape in self.guides for shape in coarser):
+            self.progress(f"mesh {_shape(mesh.shape)}: not tried, its coarser meshes do not fit")
+            return
+        limit_s = max(min(time_left, time_left / left * 2 * _AT_ONCE), 1.0)
+        try:
+            candidate = solve_mesh(self.prepared, self.cluster, mesh, self.options, limit_s, self.guides)
+        except InfeasibleError as error:
+            self.failures.append(error)
+            self.progress(f"mesh {_shape(mesh.shape)}: does not fit")
+            return
+        except SolverError as error:  # another mesh may still have a plan
+            self.unsolved[mesh.shape] = error
+            self.progress(f"mesh {_shape(mesh.shape)}: no plan in time")
+            return
+        if candidate.guide is not None and guided:
+            self.guides[mesh.shape] = candidate.guide
+        self.found.append(candidate)
+        status = candidate.certificate.status
+        self.progress(f"mesh {_shape(mesh.shape)}: {candidate.priced.step_s:.4g} s, {status}")
+
+    def failure(self) -> AutoparError:
+        """Why there is no plan at all."""
+        if self.unsolved:
+            return next(iter(self.unsolved.values()))
+        return min(self.failures, key=lambda e: getattr(e, "enough_bytes", math.inf))
+
+    def left_out(self, wanted: Collection[tuple[int, ...]]) -> list[str]:
+        """What the user should know of meshes that have no plan for want of time."""
+        said = [f"mesh {_shape(m)} was left out: {error}" for m, error in self.unsolved.items() if m in wanted]
+        late = [_shape(m) for m in self.untried if m in wanted]
+        if late:
+            said.append(
+                f"the time limit of {seconds_text(self.options.time_limit_s)} ended before mesh {', '.join(late)} was "
+                "tried; raise Options(time_limit_s=...) to try all."
+            )
+        return said
 
 
 def coarse_meshes(cluster: Cluster, meshes: Sequence[LogicalMesh]) -> tuple[LogicalMesh, ...]:
@@ -145,8 +186,8 @@ def warnings_of(atoms: Atoms) -> list[str]:
     return list(found)
 
 
-def _shape(mesh: LogicalMesh) -> str:
-    return "x".join(map(str, mesh.shape))
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 __all__ = ["candidate_meshes", "plan_step"]
