@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from autopar.ir import Rule
 from autopar.planner.atoms import Atom, Atoms
 from autopar.planner.fusion import Key, Reading, placed, role
-from autopar.sharding.layout import LOCAL, Collective
+from autopar.sharding.layout import LOCAL, SUM, Collective
 
 _NOTHING: dict[Key, None] = {}
 
@@ -24,6 +25,7 @@ class Kernel:
       body: the kernels of a loop's regions.
       pointwise: it may write a result in the place of an operand that is read for the last time.
       floats: it runs right before its first reader.
+      bent: its result has other dims for XLA than for its readers, so that they do not write in its place.
       all_reduce: (mesh axis, placement reduced, dtype) of an all-reduce.
     """
 
@@ -34,6 +36,7 @@ class Kernel:
     body: list[Kernel] = field(default_factory=list)
     pointwise: bool = False
     floats: bool = False
+    bent: bool = False
     all_reduce: tuple[int, int, str] | None = None
 
 
@@ -63,6 +66,7 @@ class _Builder:
         self.atoms: Atoms = reading.atoms
         self.memory: dict[Key, dict[Key, None]] = {}  # array -> what a reader of its buffer reads
         self.inside: dict[Key, dict[Key, None]] = {}  # array -> what a kernel that computes it inside reads
+        self.waiting: set[Key] = set()  # copies made at their first reader
         self.top: list[Kernel] = []
         self.loops: dict[int, Kernel] = {}
         self.around: dict[int, int] = {}  # op in a region -> the op that holds the region
@@ -138,7 +142,9 @@ class _Builder:
         keys: list[Key] = [(v, False, None) for v in atom.results]
         stored = [k for k in keys if self.reading.use(k).stored]
         if stored:
-            scope.append(Kernel(atom.index, atom.index, reads, stored, [], pointwise=is_.absorbs, floats=not operands))
+            kernel = Kernel(atom.index, atom.index, reads, stored, [], pointwise=is_.absorbs, floats=not operands)
+            kernel.bent = op.primitive == "dot_general" and _joins_dims(op.rule)
+            scope.append(kernel)
         for k in keys:
             self.memory[k] = {k: None} if k in stored else reads
             self.inside[k] = reads if self.reading.use(k).inside else self.memory[k]
@@ -152,7 +158,10 @@ class _Builder:
             if use.stored:
                 reduced = (move.axis, move.src, self.atoms.step.graph.values[v].dtype)
                 all_reduce = reduced if move.kind is Collective.ALL_REDUCE else None
-                scope.append(Kernel(at, at, reads, [copy], floats=True, all_reduce=all_reduce))
+                waits = move.src > SUM or any(k in self.waiting for k in reads)  # a partial sum is reduced at once
+                scope.append(Kernel(at, at, reads, [copy], floats=waits, all_reduce=all_reduce))
+                if waits:
+                    self.waiting.add(copy)
             self.memory[copy] = {copy: None} if use.stored else reads
             self.inside[copy] = reads if use.inside else self.memory[copy]
 
@@ -190,6 +199,13 @@ class _Builder:
         for slot, v in enumerate(atom.operands):
             if v not in op.operands:
                 end.reads.update(self.memory[self.reading.operand(atom, slot)])
+
+
+def _joins_dims(rule: Rule) -> bool:
+    """Whether a matrix product has several free dims on one side: XLA makes one of them."""
+    left, right = ({f for dim in operand for f in dim} for operand in rule.operands)
+    of_one = [{f for f in dim} <= left - right or {f for f in dim} <= right - left for dim in rule.results[0] if dim]
+    return sum(of_one) > 2
 
 
 def _union(parts: Sequence[dict[Key, None]]) -> dict[Key, None]:

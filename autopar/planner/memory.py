@@ -87,7 +87,10 @@ def lifetimes(atoms: Atoms) -> tuple[Lifetime, ...]:
     values = atoms.step.graph.values
     made = kernels(Reading(atoms))
     kind = _kinds(atoms)
-    found = [Lifetime(v, s, e, kind(v)) for s, e, (v, _, _) in _spans(atoms, made, lambda key: values[key[0]].nbytes)]
+    found = [
+        Lifetime(v, s, e, kind(v))
+        for s, e, (v, _, _) in _spans(atoms, made, lambda key: values[key[0]].nbytes, len(atoms.atoms))
+    ]
     return tuple(found)
 
 
@@ -129,12 +132,13 @@ def profile(
         return found
 
     run = kernels(Reading(atoms, copy, moves))
+    clock = _renumber(run.top, [])
     kind = _kinds(atoms)
     spans = [
         (s, e, size(key), kind(key[0]) if key[2] is None else "transient", key[0])
-        for s, e, key in _spans(atoms, run, size)
+        for s, e, key in _spans(atoms, run, size, len(clock))
     ]
-    found = _peak(spans, len(atoms.atoms) + 1)
+    found = _peak(spans, clock)
     if not depth_first_order:
         return found
     held = set(argument_kinds(atoms))
@@ -147,9 +151,18 @@ def profile(
     return Profile(deferred, found.position, by_kind, found.holders)
 
 
-def _spans(atoms: Atoms, run: KernelList, size: Callable[[Key], int]) -> list[Span]:
+def _renumber(scope: list[Kernel], clock: list[int]) -> list[int]:
+    """Count time in kernels, in place of atoms; returns the atom of each."""
+    for kernel in scope:
+        clock.append(kernel.at)
+        kernel.at = len(clock) - 1
+        _renumber(kernel.body, clock)
+        kernel.end = len(clock) - 1
+    return clock
+
+
+def _spans(atoms: Atoms, run: KernelList, size: Callable[[Key], int], end: int) -> list[Span]:
     """When each array is held: arguments and results always, others from the kernel that writes to the last reader."""
-    end = len(atoms.atoms)
     found: list[Span] = [
         (0, end, (v, False, None)) for a in atoms.atoms if a.kind in ("input", "constant") for v in a.results
     ]
@@ -168,6 +181,7 @@ def _spans(atoms: Atoms, run: KernelList, size: Callable[[Key], int]) -> list[Sp
 def _held(scope: list[Kernel], size: Callable[[Key], int]) -> dict[Key, tuple[int, int]]:
     spans: dict[Key, tuple[int, int]] = {}
     last: dict[Key, Kernel] = {}
+    bent = {key for kernel in scope for key in kernel.writes if kernel.bent}
     for kernel in scope:
         for key in kernel.writes:
             spans[key] = (kernel.at, kernel.end)
@@ -181,7 +195,12 @@ def _held(scope: list[Kernel], size: Callable[[Key], int]) -> dict[Key, tuple[in
     for kernel in scope:
         for result in kernel.writes if kernel.pointwise else ():
             for key in kernel.reads:
-                if last.get(key) is kernel and size(key) == size(result) and spans[key][0] < spans[key][1]:
+                if (
+                    key not in bent
+                    and last.get(key) is kernel
+                    and size(key) == size(result)
+                    and spans[key][0] < spans[key][1]
+                ):
                     spans[key] = (spans[key][0], spans[key][1] - 1)
                     del last[key]
                     break
@@ -205,10 +224,10 @@ def _kinds(atoms: Atoms) -> Callable[[int], str]:
     return kind
 
 
-def _peak(spans: list[tuple[int, int, int, str, int]], length: int) -> Profile:
+def _peak(spans: list[tuple[int, int, int, str, int]], clock: Sequence[int]) -> Profile:
     if not spans:
         return Profile(0, 0, {}, ())
-    change = np.zeros(length + 1, dtype=np.int64)
+    change = np.zeros(len(clock) + 2, dtype=np.int64)
     for start, end, nbytes, _, _ in spans:
         change[start] += nbytes
         change[end + 1] -= nbytes
@@ -219,7 +238,7 @@ def _peak(spans: list[tuple[int, int, int, str, int]], length: int) -> Profile:
     for n, _, kind in here:
         by_kind[kind] = by_kind.get(kind, 0) + n
     holders = tuple(sorted(((n, v) for n, v, _ in here), reverse=True)[:20])
-    return Profile(int(level[at]), at, by_kind, holders)
+    return Profile(int(level[at]), clock[min(at, len(clock) - 1)], by_kind, holders)
 
 
 __all__ = ["Lifetime", "Profile", "argument_kinds", "lifetimes", "local_bytes", "profile"]

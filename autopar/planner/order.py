@@ -128,9 +128,10 @@ def _weights(
 def _heap_peak(order: Sequence[Kernel], inner: Sequence[int], size: Callable[[Key], int]) -> int:
     last = {key: t for t, kernel in enumerate(order) for key in (*kernel.writes, *kernel.reads)}
     made: set[Key] = set()
+    bent = {key for kernel in order for key in kernel.writes if kernel.bent}
     level = peak = 0
     for t, kernel in enumerate(order):
-        dying = [size(k) for k in kernel.reads if last[k] == t and k in made]
+        dying = [size(k) for k in kernel.reads if last[k] == t and k in made and k not in bent]
         in_place = 0
         for key in kernel.writes:
             made.add(key)
