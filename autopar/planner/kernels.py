@@ -204,8 +204,8 @@ class _Builder:
 def _joins_dims(rule: Rule) -> bool:
     """Whether a matrix product has several free dims on one side: XLA makes one of them."""
     left, right = ({f for dim in operand for f in dim} for operand in rule.operands)
-    of_one = [{f for f in dim} <= left - right or {f for f in dim} <= right - left for dim in rule.results[0] if dim]
-    return sum(of_one) > 2
+    both = left & right
+    return sum(both.isdisjoint(dim) for dim in rule.results[0] if dim) > 2
 
 
 def _union(parts: Sequence[dict[Key, None]]) -> dict[Key, None]:
