@@ -58,7 +58,7 @@ class Executable:
         self.mesh = device_mesh(plan, devices)
         self._traced = traced
         self._in_shardings, self._out_shardings = shardings(plan, self.mesh)
-        self._known = list(
+        self._known: list[jax.sharding.Sharding] = list(
             self._in_shardings
         )  # per input, a sharding found to be as planned: equal objects need no look
         self._donated = tuple(sorted(traced.step.donated))
