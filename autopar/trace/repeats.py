@@ -18,9 +18,8 @@ _PHASES = ("", "forward", "backward", "update")
 def without_repeats(graph: Graph) -> Graph:
     """``graph`` with one op for equal primitives, parameters and operands; the first one's source line stays.
 
-    What lies behind an ``optimization_barrier`` is meant to be recomputed and stays apart. Values made of literals
-    alone (masks, zeros, positions) count as equal, but each reader keeps its own: they cost nothing, and sharing
-    them would tie the layouts of unrelated layers together. Operands of commutative ops may be swapped, as XLA does.
+    What lies behind an ``optimization_barrier`` is meant to be recomputed and stays apart. Operands of commutative ops
+    may be swapped, as XLA does.
     """
     return _Merger(graph.values).graph(graph, {})
 
@@ -29,7 +28,6 @@ def without_repeats(graph: Graph) -> Graph:
 class _Merger:
     values: Mapping[int, Value]
     renamed: dict[int, int] = field(default_factory=dict)  # a repeated value -> the one that stays
-    number: dict[int, int] = field(default_factory=dict)  # a value made of literals -> the first that is equal
 
     def graph(self, graph: Graph, entering: Mapping[int, int]) -> Graph:
         """Merge inside one graph; ``entering``: region input -> an earlier input that holds the same array."""
@@ -40,14 +38,11 @@ class _Merger:
             op = self._inside(op)
             what = self._what(op)
             like = first.setdefault(what, len(ops))
-            constant = not op.regions and all(self._is_constant(v) for v in op.operands)
-            if like < len(ops) and not constant:
+            if like < len(ops):
                 ops[like] = _at_earlier_phase(ops[like], op)
                 self.renamed.update(zip(op.results, ops[like].results, strict=True))
                 continue
             ops.append(op)
-            if constant:
-                self.number.update(zip(op.results, ops[like].results, strict=True))
             self._merge_stacked(op)
         return replace(graph, ops=tuple(ops), outputs=tuple(self._now(v) for v in graph.outputs))
 
@@ -77,14 +72,9 @@ class _Merger:
         """What an op computes; a barrier is like no other."""
         if op.primitive == "optimization_barrier":
             return op.id
-        operands = tuple(self.number.get(v, v) for v in op.operands)
-        if op.primitive in _COMMUTATIVE:
-            operands = tuple(sorted(operands))
+        operands = tuple(sorted(op.operands)) if op.primitive in _COMMUTATIVE else op.operands
         made = tuple((self.values[v].shape, self.values[v].dtype) for v in op.results)
         return op.primitive, op.params, operands, made
-
-    def _is_constant(self, v: int) -> bool:
-        return self.values[v].literal or v in self.number
 
     def _now(self, v: int) -> int:
         return self.renamed.get(v, v)
