@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autopar.ir import Rule
 from autopar.planner.atoms import Atom, Atoms
 from autopar.planner.fusion import Key, Reading, placed, role
-from autopar.sharding.layout import LOCAL, SUM, Collective
+from autopar.sharding.layout import LOCAL, SUM, Collective, Move
 
 _NOTHING: dict[Key, None] = {}
 
@@ -26,6 +27,7 @@ class Kernel:
       pointwise: it may write a result in the place of an operand that is read for the last time.
       floats: it runs right before its first reader.
       bent: its result has other dims for XLA than for its readers, so that they do not write in its place.
+      scratch: an array of whose size it needs one more buffer while it runs.
       all_reduce: (mesh axis, placement reduced, dtype) of an all-reduce.
     """
 
@@ -37,6 +39,7 @@ class Kernel:
     pointwise: bool = False
     floats: bool = False
     bent: bool = False
+    scratch: Key | None = None
     all_reduce: tuple[int, int, str] | None = None
 
 
@@ -159,11 +162,23 @@ class _Builder:
                 reduced = (move.axis, move.src, self.atoms.step.graph.values[v].dtype)
                 all_reduce = reduced if move.kind is Collective.ALL_REDUCE else None
                 waits = move.src > SUM or any(k in self.waiting for k in reads)  # a partial sum is reduced at once
-                scope.append(Kernel(at, at, reads, [copy], floats=waits, all_reduce=all_reduce))
+                scratch = self.rearranged(v, source, copy, move)
+                scope.append(Kernel(at, at, reads, [copy], floats=waits, scratch=scratch, all_reduce=all_reduce))
                 if waits:
                     self.waiting.add(copy)
             self.memory[copy] = {copy: None} if use.stored else reads
             self.inside[copy] = reads if use.inside else self.memory[copy]
+
+    def rearranged(self, v: int, source: Key, copy: Key, move: Move) -> Key | None:
+        """What a collective copies first or last: it joins and cuts along the dim that is outermost in memory."""
+        if move.kind is Collective.REDUCE_SCATTER:
+            key, dim = source, move.dst
+        elif move.kind in (Collective.ALL_GATHER, Collective.ALL_TO_ALL) and self.reading.use(copy).memory:
+            key, dim = copy, move.src
+        else:
+            return None
+        outer = self.atoms.step.graph.values[v].shape[:dim]
+        return key if move.kind is Collective.ALL_TO_ALL or math.prod(outer) > 1 else None
 
     def port(self, atom: Atom) -> None:
         """Into a loop: it reads what enters and stores what leaves; inside, what enters has no buffer of its own."""

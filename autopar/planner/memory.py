@@ -1,20 +1,19 @@
 """Memory of one device over the step: which values are held when, and how many bytes they take.
 
-Time is the position in the list of atoms: kernels run in the order in which the step was written, conversions
-right before their first reader. That is how accelerators' schedulers, which mind memory, roughly order them. XLA on
-CPU goes depth first from the results instead, and so runs what only the update reads (gradients of the weights)
-after the whole backward pass: what such a kernel reads is held until then. A prediction for CPU devices is the larger
-of both orders.
-
 A value has a buffer if it is an argument, a result, or passes from one kernel to another (see planner.fusion).
 A pointwise kernel writes its result in the place of an operand that nothing reads later. Arguments and results are
 held over the whole step, as XLA allocates them; new state lies in the place of the old if that was donated.
+
+Kernels run in the order in which the step was written; partial sums are reduced at once, other conversions are made
+right before their first reader. That is roughly how accelerators' schedulers, which mind memory, order them. XLA on
+CPU goes depth first from the results (see planner.order), and so runs what only the update reads, gradients of
+weights, after the whole backward pass: what they are computed from is held until then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -132,23 +131,22 @@ def profile(
         return found
 
     run = kernels(Reading(atoms, copy, moves))
+    if depth_first_order:
+        run = replace(run, top=depth_first(run.top, size))
     clock = _renumber(run.top, [])
     kind = _kinds(atoms)
     spans = [
         (s, e, size(key), kind(key[0]) if key[2] is None else "transient", key[0])
         for s, e, key in _spans(atoms, run, size, len(clock))
     ]
-    found = _peak(spans, clock)
-    if not depth_first_order:
-        return found
-    held = set(argument_kinds(atoms))
-    fixed = sum(size((v, False, None)) for v in held) + sum(size(k) for k in run.outputs)
-    owned = run.kept | run.outputs | {(v, False, None) for v in held}
-    deferred = fixed + depth_first(run.top, lambda key: 0 if key in owned else size(key))
-    if deferred <= found.peak_bytes:
-        return found
-    by_kind = {**found.by_kind, "deferred": deferred - found.peak_bytes}
-    return Profile(deferred, found.position, by_kind, found.holders)
+    spans += [(k.at, k.at, size(k.scratch), "transient", k.scratch[0]) for k in _walk(run.top) if k.scratch]
+    return _peak(spans, clock)
+
+
+def _walk(scope: list[Kernel]) -> Iterator[Kernel]:
+    for kernel in scope:
+        yield kernel
+        yield from _walk(kernel.body)
 
 
 def _renumber(scope: list[Kernel], clock: list[int]) -> list[int]:

@@ -15,11 +15,11 @@ from autopar.planner.fusion import Key
 from autopar.planner.kernels import Kernel
 
 
-def depth_first(scope: Sequence[Kernel], size: Callable[[Key], int]) -> int:
-    """Peak bytes of the arrays that kernels write, the last kernel being the one that reads the results.
+def depth_first(scope: Sequence[Kernel], size: Callable[[Key], int]) -> list[Kernel]:
+    """The kernels in the order in which they run, those of loop bodies too; joined where XLA joins them.
 
     Args:
-      scope: kernels outside loops, or of one loop's body.
+      scope: kernels outside loops, or of one loop's body; the last is the one that reads the results.
       size: bytes of an array.
     """
     above = _above(scope)
@@ -31,8 +31,10 @@ def depth_first(scope: Sequence[Kernel], size: Callable[[Key], int]) -> int:
         order = _visit(len(scope) - 1, above, lambda i: above[i])
     weight = _weights(order, above, [sum(map(size, kernel.writes)) for kernel in scope])
     order = _visit(len(scope) - 1, above, lambda i: sorted(above[i], key=lambda j: weight[j], reverse=True))
-    inner = {i: depth_first(scope[i].body, size) for i in order if scope[i].body}
-    return _heap_peak([scope[i] for i in order], [inner.get(i, 0) for i in order], size)
+    for i in order:
+        if scope[i].body:
+            scope[i].body = depth_first(scope[i].body, size)
+    return [scope[i] for i in order]
 
 
 def _above(scope: Sequence[Kernel]) -> list[list[int]]:
@@ -123,23 +125,3 @@ def _weights(
         nbytes = written[i] + sum(weight[j][1] for j in above[i])
         weight[i] = (min(extra, len(order)), min(nbytes, so_far))
     return weight
-
-
-def _heap_peak(order: Sequence[Kernel], inner: Sequence[int], size: Callable[[Key], int]) -> int:
-    last = {key: t for t, kernel in enumerate(order) for key in (*kernel.writes, *kernel.reads)}
-    made: set[Key] = set()
-    bent = {key for kernel in order for key in kernel.writes if kernel.bent}
-    level = peak = 0
-    for t, kernel in enumerate(order):
-        dying = [size(k) for k in kernel.reads if last[k] == t and k in made and k not in bent]
-        in_place = 0
-        for key in kernel.writes:
-            made.add(key)
-            n = size(key)
-            level += n
-            if (kernel.pointwise or kernel.body) and n in dying:
-                dying.remove(n)
-                in_place += n
-        peak = max(peak, level - in_place + inner[t])
-        level -= sum(size(k) for k in (*kernel.reads, *kernel.writes) if last[k] == t and k in made)
-    return peak
