@@ -11,8 +11,9 @@ import pytest
 from autopar import Cluster, Options
 from autopar.api.executable import Executable
 from autopar.api.planning import plan_traced
+from autopar.models import get
 from autopar.trace import trace
-from benchmarks._steps import STEPS, reference, relative_errors, run
+from benchmarks._steps import STEPS, TrainingStep, reference, relative_errors, run
 
 CLUSTER = Cluster.parse("cpu:8")
 
@@ -72,3 +73,13 @@ def test_same_numbers(case):
     errors = relative_errors(run(executable, training), expected)
     assert {path: error for path, error in errors.items() if not error < 1e-9} == {}
     assert executable.audit.memory.alias_bytes > 0  # the state is updated in place
+
+
+def test_mixed_precision_rounds_alike():
+    recipe = get("gpt", dtype="bfloat16", hidden=32, layers=1, sequence=16, vocab=64)
+    training = TrainingStep(recipe.step, recipe.init(jax.random.key(0)), recipe.batch)
+    traced = trace(training.step, (training.state, training.batch(0)), donate_argnums=0)
+    executable = Executable(traced, plan_traced(traced, CLUSTER, Options(mesh=(2, 4), strategy="megatron")))
+    (state, metrics), (_, expected) = run(executable, training), reference(training)
+    assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-3) for a, b in zip(metrics, expected, strict=True))
+    assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"float32"}
