@@ -6,6 +6,7 @@ The whole of it (every model, mesh, strategy and backend) is the benchmark's.
 import functools
 
 import jax
+import numpy as np
 import pytest
 
 from autopar import Cluster, Options
@@ -83,3 +84,19 @@ def test_mixed_precision_rounds_alike():
     (state, metrics), (_, expected) = run(executable, training), reference(training)
     assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-3) for a, b in zip(metrics, expected, strict=True))
     assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"float32"}
+
+
+def test_the_comparison_sees_differences():
+    expected = {"w": np.array([2.0, -4.0]), "n": np.int32(3), "zero": np.zeros(2)}
+    assert relative_errors(expected, expected) == {"['n']": 0.0, "['w']": 0.0, "['zero']": 0.0}
+    for name, value, error in (
+        ("w", np.array([2.0, -4.0 + 4e-9]), pytest.approx(1e-9)),  # relative to the largest of the leaf
+        ("w", np.array([np.nan, -4.0]), np.inf),
+        ("w", np.float32([2, -4]), np.inf),
+        ("w", np.ones((1, 2)), np.inf),
+        ("n", np.int32(4), np.inf),
+        ("zero", np.array([0.0, 1e-20]), pytest.approx(1e10)),
+    ):
+        assert relative_errors(expected | {name: value}, expected)[f"['{name}']"] == error
+    with pytest.raises(ValueError, match="structure"):
+        relative_errors({"w": 1}, expected)
