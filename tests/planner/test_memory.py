@@ -1,0 +1,111 @@
+"""What is stored, when, and in whose place: small steps whose buffers can be counted by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from autopar import Cluster, Options
+from autopar.planner import plan_step
+from autopar.planner.atoms import build_atoms
+from autopar.planner.fusion import Reading, placed
+from autopar.planner.memory import lifetimes, profile
+from autopar.trace import trace
+
+N = 64
+ARRAY = N * N * 4  # bytes
+
+
+def step_of(fun, *shapes, donate=()):
+    return trace(fun, tuple(jax.ShapeDtypeStruct(s, "float32") for s in shapes), {}, donate_argnums=donate).step
+
+
+def stored(step):
+    """Primitives whose results have a buffer."""
+    atoms = build_atoms(step)
+    uses = placed(Reading(atoms)).uses
+    return sorted(a.name for a in atoms.atoms if a.kind == "op" for v in a.results if uses[v, False, None].stored)
+
+
+def peak(step, *, depth_first_order=False):
+    """Peak bytes on one device, everything replicated."""
+    atoms = build_atoms(step).on((1,))
+    operands, made = [], {}
+    for atom in atoms.atoms:
+        choice = atoms.choices(atom)[0]
+        operands.append(choice.operands)
+        made.update(zip(atom.results, choice.results, strict=True))
+    return profile(atoms, operands, made, {}, depth_first_order=depth_first_order)
+
+
+def test_a_chain_of_pointwise_ops_is_one_kernel():
+    assert stored(step_of(lambda x: jnp.tanh(x * 2 + 1) - x, (N, N))) == ["sub"]
+
+
+def test_a_matrix_product_reads_and_writes_memory():
+    assert stored(step_of(lambda x, w: jnp.sum((x + 1) @ w), (N, N), (N, N))) == ["add", "dot_general", "reduce_sum"]
+
+
+def test_a_costly_result_for_two_kernels_is_stored_a_cheap_one_is_not():
+    def two_products(f):
+        return lambda x, w: ((f(x) + 1) @ w, (f(x) + 2) @ w)
+
+    assert stored(step_of(two_products(jnp.tanh), (N, N), (N, N))).count("tanh") == 1
+    assert stored(step_of(two_products(jnp.negative), (N, N), (N, N))).count("neg") == 0
+
+
+def test_a_mask_is_made_again_from_its_random_bits():
+    def drop(x, key, w):
+        mask = jax.random.bernoulli(key, 0.5, x.shape)
+        return jnp.where(mask, x @ w, 0.0) @ w, jnp.where(mask, x + 1, 0.0) @ w
+
+    avals = (jax.ShapeDtypeStruct((N, N), "float32"), jax.eval_shape(lambda: jax.random.key(0)))
+    found = stored(trace(drop, (*avals, avals[0])).step)
+    assert "threefry2x32" in found
+    assert "lt" not in found
+
+
+def test_a_reshape_is_another_name():
+    lives = lifetimes(build_atoms(step_of(lambda x: jnp.sum((x @ x).reshape(-1) * 2), (N, N))))
+    assert sum(life.kind == "transient" for life in lives) == 1
+
+
+def test_a_pointwise_kernel_writes_in_the_place_of_what_dies():
+    found = peak(step_of(lambda x: jnp.tanh(x @ x) @ x, (N, N)))
+    assert found.peak_bytes == 3 * ARRAY  # x, the result, and the one buffer between
+
+
+def test_new_state_lies_in_the_place_of_the_old():
+    step = step_of(lambda w, x: w - 0.1 * x, (N, N), (N, N), donate=0)
+    assert peak(step).peak_bytes == 2 * ARRAY
+    assert peak(step_of(lambda w, x: w - 0.1 * x, (N, N), (N, N))).peak_bytes == 3 * ARRAY
+
+
+def test_depth_first_holds_what_late_gradients_read():
+    def loss(ws, x):
+        for w in ws:
+            x = jnp.tanh(x @ w)
+        return jnp.sum(x)
+
+    def train(ws, x):
+        grads = jax.grad(loss)(ws, x)
+        norm = sum(jnp.sum(g * g) for g in grads)
+        return [w - g / norm for w, g in zip(ws, grads, strict=True)]
+
+    shapes = [jax.ShapeDtypeStruct((N, N), "float32")] * 6
+    step = trace(train, (shapes, jax.ShapeDtypeStruct((16 * N, N), "float32")), {}, donate_argnums=0).step
+    assert peak(step, depth_first_order=True).peak_bytes > peak(step).peak_bytes
+
+
+@pytest.mark.parametrize("length", [2, 8])
+def test_a_scan_holds_one_round_and_what_it_stacks(length):
+    def run(x):
+        return jax.lax.scan(lambda c, _: (jnp.tanh(c @ c), c), x, length=length)
+
+    found = peak(step_of(run, (N, N))).peak_bytes
+    assert length * ARRAY + 2 * ARRAY <= found <= length * ARRAY + 5 * ARRAY
+
+
+def test_the_peak_is_the_sum_of_its_kinds():
+    recipe_step = step_of(lambda w, x: w - jax.grad(lambda w: jnp.sum((x @ w) ** 2))(w), (N, N), (8 * N, N), donate=0)
+    plan = plan_step(recipe_step, Cluster.parse("h100:8"), Options(mesh=(8,)))
+    assert sum(plan.memory.values()) == plan.peak_bytes
