@@ -101,11 +101,18 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class RunnerUp:
-    """Another mesh shape that was considered."""
+    """Another mesh shape that was considered.
+
+    Attributes:
+      mesh: its shape.
+      step_s: predicted seconds per step of its best plan; for status ``at least`` a proven lower bound of it.
+      peak_bytes: predicted peak memory of one device; None for status ``at least``.
+      status: as in :class:`Certificate`, or ``at least``: given up, as no plan on it can beat the chosen one.
+    """
 
     mesh: tuple[int, ...]
     step_s: float
-    peak_bytes: int
+    peak_bytes: int | None
     status: str
 
 

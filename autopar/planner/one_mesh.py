@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from autopar.planner.weigh import Kernels, Weigher
 from autopar.sharding.layout import parse, text
 from autopar.units import seconds_text
 
+AT_LEAST = "at least"
+"""Status of a mesh that was given up: its bound is all that is known."""
+
 _MEMORY_ROUNDS = 30
 
 
@@ -53,7 +57,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The best choices found on one mesh shape, and a guide to finer meshes."""
+    """The best choices found on one mesh shape, and a guide to finer meshes.
+
+    With status ``at least`` the search ended because no plan on this mesh is fast enough: the choices are those it
+    ended at, and may not fit into memory.
+    """
 
     atoms: Atoms
     mesh: LogicalMesh
@@ -81,6 +89,7 @@ def solve_mesh(
     options: Options,
     time_limit_s: float,
     guides: Mapping[tuple[int, ...], Guide],
+    worth_s: float = math.inf,
 ) -> Candidate:
     """The best choices on one logical mesh.
 
@@ -91,6 +100,7 @@ def solve_mesh(
       options: what to search.
       time_limit_s: wall time for the solver.
       guides: what was learned on coarser meshes, by mesh shape; they prune a mesh of three or more axes.
+      worth_s: give up once it is proven that no plan takes less than this, seconds per step.
 
     Raises:
       InfeasibleError: nothing fits into memory.
@@ -103,7 +113,7 @@ def solve_mesh(
     conversions = Conversions(mesh, cluster.device)
     weigher = Weigher(atoms, prepared.kernels, mesh, cluster.device)
     formulation = formulate(atoms, classes, nodes, prepared.bundles, weigher, conversions)
-    search = _Search(formulation, weigher, conversions, mesh, options, time_limit_s, prepared.lives)
+    search = _Search(formulation, weigher, conversions, mesh, options, time_limit_s, prepared.lives, worth_s)
     build_s = prepared.seconds + time.perf_counter() - begin
     priced, status, bound = search.run(options.memory_bytes or cluster.device.memory_bytes)
     bound = max(0.0, min(bound, priced.step_s))  # also where nothing was proven
@@ -190,6 +200,7 @@ class _Search:
         options: Options,
         time_limit_s: float,
         lives: tuple[Lifetime, ...],
+        worth_s: float,
     ) -> None:
         self.formulation = formulation
         self.program = HighsProgram(formulation.problem)
@@ -198,6 +209,7 @@ class _Search:
         self.options = options
         self.deadline = time.monotonic() + time_limit_s
         self.lives = lives
+        self.worth_s = worth_s
         self.duals: Mapping[str, float] = {}
         self.budget = Budget(self.formulation, self.lives)
         self.solve_s = 0.0
@@ -212,17 +224,22 @@ class _Search:
         Where the plan does not fit, limits are added at the peaks that appear. Limits at the budget keep the bound
         a bound; tighter ones, which make up for what the rows do not see, do not raise it.
         """
-        priced, status, bound = self._solve(budget)
-        if priced.memory.peak_bytes <= budget:
-            return priced, status, bound
-        for _ in range(_MEMORY_ROUNDS):
-            self._limit(priced.memory, budget)
-            priced, status, found = self._solve(budget)
-            if all(limit >= budget for limit in self.budget.limits.values()):
-                bound = max(bound, found)
-            if priced.memory.peak_bytes <= budget:
-                return priced, status, bound
-        raise self._shortage(budget, priced.memory)
+        bound = 0.0
+        try:
+            for _ in range(1 + _MEMORY_ROUNDS):
+                priced, status, found = self._solve(budget)
+                if all(limit >= budget for limit in self.budget.limits.values()):
+                    bound = max(bound, found)
+                if status == AT_LEAST or priced.memory.peak_bytes <= budget:
+                    return priced, status, bound
+                if bound >= self.worth_s:
+                    return priced, AT_LEAST, bound
+                self._limit(priced.memory, budget)
+            raise self._shortage(budget, priced.memory)
+        except ShortageError as error:
+            if error.smallest is None or error.smallest.memory.peak_bytes > budget:
+                raise
+            return error.smallest, "within gap", bound
 
     def _limit(self, peak: Profile, budget: float) -> None:
         """Limit the bytes at a peak. The rows err a little, so a point that is over again gets less."""
@@ -245,6 +262,8 @@ class _Search:
         best = self._price(relaxed, keep_limits=True) if relaxed.values else None
         if self._good(best, relaxed.bound):
             return best, "optimal", relaxed.bound  # type: ignore[return-value]
+        if best is not None and not self.budget.limits and relaxed.bound >= self.worth_s:
+            return best, AT_LEAST, relaxed.bound
         if relaxed.values and not relaxed.integral:
             dived = self._timed(program.dive(self.left_s / 2, options.mip_gap / 4))
             best = _better(best, self._price(dived) if dived.values else None)

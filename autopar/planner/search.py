@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from autopar.errors import AutoparError, ClusterError, InfeasibleError, SolverError
@@ -13,7 +15,7 @@ from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
 from autopar.planner.atoms import Atoms
-from autopar.planner.one_mesh import Candidate, Prepared, prepare, solve_mesh
+from autopar.planner.one_mesh import AT_LEAST, Candidate, Prepared, prepare, solve_mesh
 from autopar.planner.options import Options
 from autopar.planner.prune import Guide, parents
 from autopar.planner.record import write_plan
@@ -38,26 +40,56 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
       SolverError: the solver is missing or found nothing in time.
     """
     meshes = candidate_meshes(cluster, options)
-    prepared = prepare(step, options)
-    search = _MeshSearch(prepared, cluster, options, progress)
-    guided = len(prepared.classes.members) > options.prune_above
-    guiding = coarse_meshes(cluster, meshes) if guided else ()
-    waves: list[list[LogicalMesh]] = [[], []]
-    for mesh in (*guiding, *meshes):
-        waves[guided and len(mesh.shape) > 2].append(mesh)
-    for wave in waves:
-        search.run(wave, guided=guided)
-    wanted = {mesh.shape for mesh in meshes}
-    found = sorted((c for c in search.found if c.mesh.shape in wanted), key=lambda c: c.priced.step_s)
-    if not found:
+    with _collector_paused():
+        prepared = prepare(step, options)
+        search = _MeshSearch(prepared, cluster, options, frozenset(mesh.shape for mesh in meshes), progress)
+        guided = len(prepared.classes.members) > options.prune_above
+        guiding = coarse_meshes(cluster, meshes) if guided else ()
+        for wave in _waves((*guiding, *meshes), guided=guided):
+            search.run(wave, guided=guided)
+    best = search.best
+    if best is None:
         raise search.failure()
-    best = found[0]
-    warnings = [*search.left_out(wanted), *warnings_of(best.atoms)]
+    warnings = [*search.left_out, *warnings_of(best.atoms)]
     plan = write_plan(best.atoms, best.priced, cluster, best.mesh, options.strategy, best.certificate, warnings)
-    others = tuple(
-        RunnerUp(c.mesh.shape, c.priced.step_s, c.priced.memory.peak_bytes, c.certificate.status) for c in found[1:]
-    )
-    return dataclasses.replace(plan, runners_up=others)
+    others = sorted((_runner_up(c) for c in search.candidates if c is not best), key=lambda r: r.step_s)
+    return dataclasses.replace(plan, runners_up=tuple(others))
+
+
+def _waves(meshes: Sequence[LogicalMesh], *, guided: bool) -> tuple[list[LogicalMesh], ...]:
+    """Meshes in the order to try them; what one wave finds spares work in the next.
+
+    First the squarest mesh of two axes, as its plans are seldom far from the best; with ``guided``, meshes of three
+    axes come last.
+    """
+    flat = [m for m in meshes if len(m.shape) == 2]
+    first = min(flat, key=lambda m: abs(math.log(m.shape[0] / m.shape[1])), default=None)
+    waves: tuple[list[LogicalMesh], ...] = ([], [], [])
+    for mesh in meshes:
+        waves[0 if mesh is first else 2 if guided and len(mesh.shape) > 2 else 1].append(mesh)
+    return waves
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without the collector of cycles: programs are many small objects and no garbage until the end.
+
+    It would visit them again and again, a quarter of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _runner_up(found: Candidate) -> RunnerUp:
+    certificate = found.certificate
+    if certificate.status == AT_LEAST:
+        return RunnerUp(found.mesh.shape, certificate.bound_s, None, AT_LEAST)
+    return RunnerUp(found.mesh.shape, found.priced.step_s, found.priced.memory.peak_bytes, certificate.status)
 
 
 class _MeshSearch:
@@ -66,12 +98,21 @@ class _MeshSearch:
     (The solver runs without Python's lock, construction needs it.)
     """
 
-    def __init__(self, prepared: Prepared, cluster: Cluster, options: Options, progress: Progress) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        cluster: Cluster,
+        options: Options,
+        wanted: Collection[tuple[int, ...]],
+        progress: Progress,
+    ) -> None:
+        self.wanted = wanted  # other meshes only guide
         self.prepared = prepared
         self.cluster = cluster
         self.options = options
         self.progress = progress
         self.deadline = time.monotonic() + options.time_limit_s
+        self.worth_s = math.inf
         self.found: list[Candidate] = []
         self.guides: dict[tuple[int, ...], Guide] = {}
         self.failures: list[InfeasibleError] = []
@@ -80,6 +121,8 @@ class _MeshSearch:
 
     def run(self, meshes: Sequence[LogicalMesh], *, guided: bool) -> None:
         """Try meshes; those that are coarse guide later runs."""
+        if self.best is not None:
+            self.worth_s = self.best.priced.step_s * (1 - self.options.mip_gap)
         if len(meshes) < 2:
             for mesh in meshes:
                 self.attempt(mesh, 1, guided=guided)
@@ -103,7 +146,7 @@ class _MeshSearch:
             return
         limit_s = max(min(time_left, time_left / left * 2 * _AT_ONCE), 1.0)
         try:
-            candidate = solve_mesh(self.prepared, self.cluster, mesh, self.options, limit_s, self.guides)
+            candidate = solve_mesh(self.prepared, self.cluster, mesh, self.options, limit_s, self.guides, self.worth_s)
         except InfeasibleError as error:
             self.failures.append(error)
             self.progress(f"mesh {_shape(mesh.shape)}: does not fit")
@@ -115,8 +158,22 @@ class _MeshSearch:
         if candidate.guide is not None and guided:
             self.guides[mesh.shape] = candidate.guide
         self.found.append(candidate)
-        status = candidate.certificate.status
-        self.progress(f"mesh {_shape(mesh.shape)}: {candidate.priced.step_s:.4g} s, {status}")
+        certificate = candidate.certificate
+        if certificate.status == AT_LEAST:
+            self.progress(f"mesh {_shape(mesh.shape)}: at least {certificate.bound_s:.4g} s")
+        else:
+            self.progress(f"mesh {_shape(mesh.shape)}: {certificate.objective_s:.4g} s, {certificate.status}")
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """What was found on the meshes that were asked for."""
+        return [c for c in self.found if c.mesh.shape in self.wanted]
+
+    @property
+    def best(self) -> Candidate | None:
+        """The fastest plan."""
+        plans = [c for c in self.candidates if c.certificate.status != AT_LEAST]
+        return min(plans, key=lambda c: c.priced.step_s, default=None)
 
     def failure(self) -> AutoparError:
         """Why there is no plan at all."""
@@ -124,10 +181,11 @@ class _MeshSearch:
             return next(iter(self.unsolved.values()))
         return min(self.failures, key=lambda e: getattr(e, "enough_bytes", math.inf))
 
-    def left_out(self, wanted: Collection[tuple[int, ...]]) -> list[str]:
+    @property
+    def left_out(self) -> list[str]:
         """What the user should know of meshes that have no plan for want of time."""
-        said = [f"mesh {_shape(m)} was left out: {error}" for m, error in self.unsolved.items() if m in wanted]
-        late = [_shape(m) for m in self.untried if m in wanted]
+        said = [f"mesh {_shape(m)} was left out: {error}" for m, error in self.unsolved.items() if m in self.wanted]
+        late = [_shape(m) for m in self.untried if m in self.wanted]
         if late:
             said.append(
                 f"the time limit of {seconds_text(self.options.time_limit_s)} ended before mesh {', '.join(late)} was "

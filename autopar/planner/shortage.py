@@ -33,10 +33,12 @@ class ShortageError(InfeasibleError):
       least_bytes: any plan on this mesh needs as much on each device, as the rows of :mod:`.budget` count (which may
         count a converted copy a little too long).
       enough_bytes: found: a plan on this mesh that peaks there.
+      smallest: the plan with the smallest peak that was met while looking for the least.
     """
 
     least_bytes: float = 0.0
     enough_bytes: float = math.inf
+    smallest: Priced | None = None
 
 
 def shortage(
@@ -59,7 +61,8 @@ def shortage(
     """
     least = _LeastPeak(formulation, limits, mesh, [*limits.limits, *([peak.position] if peak else [])])
     least.search(price)
-    enough = min(least.enough_bytes, float(peak.peak_bytes) if peak else math.inf)
+    peaks = [p.peak_bytes for p in (peak, least.smallest and least.smallest.memory) if p]
+    enough = float(min(peaks, default=math.inf))
     step = formulation.atoms.step
     shape = "x".join(map(str, mesh.shape))
     atom = formulation.atoms.atoms[min(least.worst, len(formulation.atoms.atoms) - 1)]
@@ -88,7 +91,7 @@ def shortage(
         f"{_holders(formulation, limits, least.worst)}. "
         f"{advice}."
     )
-    error.least_bytes, error.enough_bytes = least.bytes, enough
+    error.least_bytes, error.enough_bytes, error.smallest = least.bytes, enough, least.smallest
     return error
 
 
@@ -117,7 +120,7 @@ class _LeastPeak:
 
     def __init__(self, formulation: Formulation, limits: Budget, mesh: LogicalMesh, points: list[int]) -> None:
         self.bytes = 0.0
-        self.enough_bytes = math.inf
+        self.smallest: Priced | None = None
         self.worst = points[0] if points else 0
         self._limits = limits
         self._points = list(dict.fromkeys(points)) or [0]
@@ -155,14 +158,18 @@ class _LeastPeak:
             priced = price(outcome)
             if priced is None:
                 return
-            self.enough_bytes = min(self.enough_bytes, priced.memory.peak_bytes)
+            self._met(priced)
             known = priced.memory.position in self._points
             left = deadline - time.monotonic()
             if known and left > 0 and priced.memory.peak_bytes > self.bytes * 1.01:  # rounding did badly
                 whole = program.branch(left, 0.005)
                 priced = (price(whole) if whole.values else None) or priced
-                self.enough_bytes = min(self.enough_bytes, priced.memory.peak_bytes)
+                self._met(priced)
             if priced.memory.position in self._points or time.monotonic() > deadline:
                 return
             self._points.append(priced.memory.position)
             self._add(priced.memory.position)
+
+    def _met(self, priced: Priced) -> None:
+        if self.smallest is None or priced.memory.peak_bytes < self.smallest.memory.peak_bytes:
+            self.smallest = priced

@@ -169,7 +169,7 @@ def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
             "x".join(map(str, r.mesh)),
             seconds_text(r.step_s),
             _slower(r.step_s, plan.step_s),
-            bytes_text(r.peak_bytes),
+            bytes_text(r.peak_bytes) if r.peak_bytes is not None else "-",
             r.status,
         )
         for r in shown

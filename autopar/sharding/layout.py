@@ -85,8 +85,12 @@ def local_shape(shape: Sequence[int], layout: Layout, mesh: Sequence[int]) -> tu
 
 
 def local_size(shape: Sequence[int], layout: Layout, mesh: Sequence[int]) -> int:
-    """Elements of the part on one device."""
-    return math.prod(local_shape(shape, layout, mesh))
+    """Elements of the part on one device, for a layout that fits."""
+    parts = 1
+    for placement, size in zip(layout, mesh, strict=True):
+        if placement >= 0:
+            parts *= size
+    return math.prod(shape) // parts
 
 
 def fits(shape: Sequence[int], layout: Layout, mesh: Sequence[int]) -> bool:

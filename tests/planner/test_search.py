@@ -1,0 +1,55 @@
+"""Choosing the mesh: giving up meshes that cannot win changes no winner, and what is said of them is true."""
+
+import pytest
+
+from autopar.errors import InfeasibleError
+from autopar.mesh import Cluster
+from autopar.models import get
+from autopar.planner import Options, plan_step
+from autopar.trace import trace
+
+CLUSTER = Cluster.uniform(8, 1e9, 1e9, 1e-6, 1e8)
+SHARES = [2.0, 1.0, 0.97]  # of the peak of the fastest plan
+
+
+@pytest.fixture(scope="module")
+def step():
+    recipe = get("mlp")
+    return trace(recipe.step, recipe.abstract(), donate_argnums=(0,)).step
+
+
+def best_alone(step, shape, memory_bytes):
+    """Seconds of the best plan on one mesh, planned without the others; None if nothing fits."""
+    try:
+        return plan_step(step, CLUSTER, Options(mesh=shape, memory_bytes=memory_bytes, group_above=0)).step_s
+    except InfeasibleError:
+        return None
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_meshes_given_up_cannot_win(step, share):
+    free = plan_step(step, CLUSTER, Options(max_axes=2, group_above=0))
+    memory = free.peak_bytes * share
+    plan = plan_step(step, CLUSTER, Options(max_axes=2, memory_bytes=memory, group_above=0))
+    alone = {shape: best_alone(step, shape, memory) for shape in [(8,), (2, 4), (4, 2)]}
+    assert plan.peak_bytes <= memory
+    assert plan.step_s == pytest.approx(min(s for s in alone.values() if s is not None), rel=5e-3)
+    for other in plan.runners_up:
+        found = alone[other.mesh]
+        if other.status == "at least":
+            assert other.peak_bytes is None
+            assert other.step_s >= plan.step_s * (1 - 5e-3)
+            assert found is None or other.step_s <= found * (1 + 1e-9)
+        else:
+            assert other.peak_bytes <= memory
+            assert other.step_s == pytest.approx(found, rel=5e-3)
+
+
+def test_tight_memory_gives_meshes_up(step):
+    """The cases above have meshes of both kinds."""
+    free = plan_step(step, CLUSTER, Options(max_axes=2, group_above=0))
+    seen = set()
+    for share in SHARES:
+        options = Options(max_axes=2, memory_bytes=free.peak_bytes * share, group_above=0)
+        seen |= {r.status == "at least" for r in plan_step(step, CLUSTER, options).runners_up}
+    assert seen == {True, False}
