@@ -22,6 +22,7 @@ from autopar.planner.atoms import Atom, Atoms, build_atoms
 from autopar.planner.budget import Budget
 from autopar.planner.classes import Classes, tie, untied
 from autopar.planner.conversion import Conversions
+from autopar.planner.fills import settle_fills
 from autopar.planner.fold import fold
 from autopar.planner.formulate import Bundle, Formulation, bundle_values, formulate
 from autopar.planner.memory import Lifetime, Profile, lifetimes
@@ -204,6 +205,7 @@ class _Search:
     ) -> None:
         self.formulation = formulation
         self.program = HighsProgram(formulation.problem)
+        self.conversions = conversions
         self.price = functools.partial(price, weigher=weigher, conversions=conversions, mesh=mesh)
         self.mesh = mesh
         self.options = options
@@ -331,7 +333,7 @@ class _Search:
         if keep_limits and not self.budget.fits(outcome.values):
             return None
         held = self.budget.held(outcome.values) if self.budget.limits else None
-        choices = formulation.lift(option)
+        choices = settle_fills(formulation.atoms, formulation.lift(option), self.conversions)
         return self.price(formulation.atoms, choices, lives=self.lives, held=held)
 
 
