@@ -10,6 +10,8 @@ backwards from the readers:
 - It is stored if some reader is no such kernel, or if it is a reduction, or costly (``exp``, ``tanh``, a division)
   and read by several kernels. If it is cheap and depends on one array it is computed again nevertheless in the
   kernels that can.
+- A reduction over long rows or columns is a library's kernel on CPU: it multiplies what it sums, where nothing else
+  reads the products, and reads the factors from memory.
 - Reshapes and optimization barriers are other names of the same buffer; a slice or a fill of a value for one
   reader (a conversion without communication) is a cheap op.
 """
@@ -49,6 +51,9 @@ ALIASES = frozenset({
 })  # fmt: skip
 """Primitives whose result lies in their operand's buffer."""
 
+PRODUCTS = frozenset({"mul", "square"})
+"""Primitives that a library's reduction computes on the way."""
+
 _NONE, _SEVERAL = -1, -2
 _SHORT_ROW = 32  # elements; XLA cuts longer reductions into a tree whose first level reads memory
 
@@ -60,11 +65,13 @@ class Use:
     Attributes:
       memory: some reader needs it stored.
       kernel: the only kernel that computes it inside; -1 none, -2 several.
+      summed: its only reader is a library's reduction.
       stored, inside: what follows: it has a buffer; it is computed inside the kernels that can.
     """
 
     memory: bool = False
     kernel: int = _NONE
+    summed: bool = False
     stored: bool = False
     inside: bool = False
 
@@ -219,13 +226,24 @@ def _place_op(reading: Reading, atom: Atom) -> None:
             operand.memory = True
         return
     use = uses[0]
-    use.stored, use.inside = _decide(reading, atom, is_, use)
+    use.summed &= op.primitive in PRODUCTS
+    use.stored, use.inside = (False, True) if use.summed else _decide(reading, atom, is_, use)
     kernel = atom.index if not use.inside else _SEVERAL if use.stored else use.kernel
-    for operand in operands:
-        if is_.absorbs:
+    for v, operand in zip(atom.operands, operands, strict=True):
+        if is_.absorbs and not use.summed:
             operand.read_inside(kernel)
+        elif _is_summed(reading, v):
+            operand.summed = True
         else:
             operand.memory = True
+
+
+def _is_summed(reading: Reading, v: int) -> bool:
+    """Whether an operand of a library's reduction is a product that nothing else reads."""
+    atoms = reading.atoms
+    maker = atoms.atoms[atoms.producer[v][0]].op
+    converted = (v, False) in reading.arcs or (v, True) in reading.arcs
+    return maker is not None and maker.primitive in PRODUCTS and len(atoms.readers[v]) == 1 and not converted
 
 
 def _decide(reading: Reading, atom: Atom, is_: Role, use: Use) -> tuple[bool, bool]:

@@ -140,7 +140,8 @@ class _Builder:
             self.inside[key] = _union([self.inside[k] for k in operands])
             self.copies(atom.results[0], scope, atom.index)
             return
-        side = self.inside if is_.absorbs else self.memory
+        summed = self.reading.use((atom.results[0], False, None)).summed
+        side = self.inside if is_.absorbs and not summed else self.memory
         reads = _union([side[k] for k in operands])
         keys: list[Key] = [(v, False, None) for v in atom.results]
         stored = [k for k in keys if self.reading.use(k).stored]

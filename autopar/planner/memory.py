@@ -2,12 +2,14 @@
 
 A value has a buffer if it is an argument, a result, or passes from one kernel to another (see planner.fusion).
 A pointwise kernel writes its result in the place of an operand that nothing reads later. Arguments and results are
-held over the whole step, as XLA allocates them; new state lies in the place of the old if that was donated.
+held over the whole step, as XLA allocates them; new state lies in the place of the old if that was donated. All else
+shares one block of memory (see planner.packing).
 
 Kernels run in the order in which the step was written; partial sums are reduced at once, other conversions are made
 right before their first reader. That is roughly how accelerators' schedulers, which mind memory, order them. XLA on
-CPU goes depth first from the results (see planner.order), and so runs what only the update reads, gradients of
-weights, after the whole backward pass: what they are computed from is held until then.
+CPU takes the best of three orders (see planner.order). Often that is depth first from the results, which runs what
+only the update reads, gradients of weights, after the whole backward pass: what they are computed from is held until
+then.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from autopar.planner.atoms import Atom, Atoms, is_late
 from autopar.planner.conversion import Arc
 from autopar.planner.fusion import Key, Reading
 from autopar.planner.kernels import Kernel, KernelList, kernels
-from autopar.planner.order import depth_first
+from autopar.planner.order import RULES, ordered
+from autopar.planner.packing import packed_bytes
 from autopar.sharding.layout import Layout, local_size
 
 ARGUMENT_KINDS = ("parameter", "optimizer", "state", "batch", "constant")
 
 Span = tuple[int, int, Key]  # first and last position, inclusive
+Held = tuple[int, int, int, str, int]  # first and last time, inclusive; bytes; kind; value id
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ def profile(
     made: Mapping[int, Layout],
     moves: Mapping[tuple[int, bool], tuple[Arc, ...]],
     *,
-    depth_first_order: bool = False,
+    reordered: bool = False,
 ) -> Profile:
     """Memory under a plan.
 
@@ -113,7 +117,7 @@ def profile(
       operands: per atom, the layout it wants of each operand.
       made: value id -> layout as made.
       moves: (value id, for late readers only) -> conversions.
-      depth_first_order: the compiler orders kernels depth first from the results, as XLA does on CPU.
+      reordered: the compiler looks for an order that needs little, as XLA does on CPU (see planner.order).
     """
     values, mesh = atoms.step.graph.values, atoms.mesh
     copy: dict[tuple[int, int], Key] = {}
@@ -131,16 +135,19 @@ def profile(
         return found
 
     run = kernels(Reading(atoms, copy, moves))
-    if depth_first_order:
-        run = replace(run, top=depth_first(run.top, size))
-    clock = _renumber(run.top, [])
     kind = _kinds(atoms)
-    spans = [
-        (s, e, size(key), kind(key[0]) if key[2] is None else "transient", key[0])
-        for s, e, key in _spans(atoms, run, size, len(clock))
-    ]
-    spans += [(k.at, k.at, size(k.scratch), "transient", k.scratch[0]) for k in _walk(run.top) if k.scratch]
-    return _peak(spans, clock)
+
+    def ran(top: list[Kernel]) -> tuple[list[Held], list[int]]:
+        clock = _renumber(top, [])
+        spans = [
+            (s, e, size(key), kind(key[0]) if key[2] is None else "transient", key[0])
+            for s, e, key in _spans(atoms, replace(run, top=top), size, len(clock))
+        ]
+        spans += [(k.at, k.at, size(k.scratch), "transient", k.scratch[0]) for k in _walk(top) if k.scratch]
+        return spans, clock
+
+    tops = [ordered(run.top, size, rule) for rule in RULES] if reordered else [run.top]
+    return _peak(*min((ran(top) for top in tops), key=lambda found: max(_levels(*found), default=0)))
 
 
 def _walk(scope: list[Kernel]) -> Iterator[Kernel]:
@@ -222,21 +229,30 @@ def _kinds(atoms: Atoms) -> Callable[[int], str]:
     return kind
 
 
-def _peak(spans: list[tuple[int, int, int, str, int]], clock: Sequence[int]) -> Profile:
-    if not spans:
-        return Profile(0, 0, {}, ())
+def _levels(spans: list[Held], clock: Sequence[int]) -> np.ndarray:
+    """Bytes held at each time."""
     change = np.zeros(len(clock) + 2, dtype=np.int64)
     for start, end, nbytes, _, _ in spans:
         change[start] += nbytes
         change[end + 1] -= nbytes
-    level = np.cumsum(change)
+    return np.cumsum(change)
+
+
+def _peak(spans: list[Held], clock: Sequence[int]) -> Profile:
+    if not spans:
+        return Profile(0, 0, {}, ())
+    level = _levels(spans, clock)
     at = int(np.argmax(level))
     here = [(n, v, kind) for s, e, n, kind, v in spans if s <= at <= e]
     by_kind: dict[str, int] = {}
     for n, _, kind in here:
         by_kind[kind] = by_kind.get(kind, 0) + n
+    always = sum(n for s, e, n, _, _ in spans if (s, e) == (0, len(clock)))
+    room = always + packed_bytes([(s, e, n) for s, e, n, _, _ in spans if (s, e) != (0, len(clock))])
+    peak = max(room, int(level[at]))
+    by_kind["fragmentation"] = peak - int(level[at])
     holders = tuple(sorted(((n, v) for n, v, _ in here), reverse=True)[:20])
-    return Profile(int(level[at]), clock[min(at, len(clock) - 1)], by_kind, holders)
+    return Profile(peak, clock[min(at, len(clock) - 1)], by_kind, holders)
 
 
 __all__ = ["Lifetime", "Profile", "argument_kinds", "lifetimes", "local_bytes", "profile"]

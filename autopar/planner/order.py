@@ -1,40 +1,110 @@
-"""The order in which XLA runs kernels on CPU when it minds memory: depth first from the results.
+"""The orders in which XLA may run kernels on CPU when it minds memory. It takes the one that needs the least.
 
 Before that, it joins all-reduces over the same devices that do not depend on each other into one, whatever their
 size (``AllReduceCombiner``): all operands are held until the last is there, all results from then on.
 
-Of a kernel's operands, that with the most extra readers above it comes first, then that with the most bytes above it
-(both counted along every path, and cut off at the program's totals): XLA's ``DFSMemoryScheduler``.
+- ``greedy``: of the kernels that are ready, the one that frees the most bytes, less those that it writes
+  (``ListMemoryScheduler``).
+- ``depth_first``: from the results. Of a kernel's operands, that with the most extra readers above it comes first,
+  then that with the most bytes above it (both counted along every path, and cut off at the program's totals)
+  (``DFSMemoryScheduler``).
+- ``as_written``: from the results, operands in the order in which they are written (``PostOrderScheduler``).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from autopar.planner.fusion import Key
 from autopar.planner.kernels import Kernel
 
+Size = Callable[[Key], int]
+Above = Sequence[Sequence[int]]  # per kernel, the kernels whose results it reads
 
-def depth_first(scope: Sequence[Kernel], size: Callable[[Key], int]) -> list[Kernel]:
-    """The kernels in the order in which they run, those of loop bodies too; joined where XLA joins them.
+
+def ordered(
+    scope: Sequence[Kernel], size: Size, rule: Callable[[Sequence[Kernel], Above, Size], list[int]]
+) -> list[Kernel]:
+    """Copies of the kernels in the order in which they run, those of loop bodies too; joined where XLA joins them.
 
     Args:
       scope: kernels outside loops, or of one loop's body; the last is the one that reads the results.
       size: bytes of an array.
+      rule: one of ``RULES``.
     """
     above = _above(scope)
-    order = _visit(len(scope) - 1, above, lambda i: above[i])
-    groups = _groups(scope, above, order)
+    groups = _groups(scope, above, as_written(scope, above, size))
     if groups:
         scope = _joined(scope, groups)
         above = _above(scope)
-        order = _visit(len(scope) - 1, above, lambda i: above[i])
-    weight = _weights(order, above, [sum(map(size, kernel.writes)) for kernel in scope])
-    order = _visit(len(scope) - 1, above, lambda i: sorted(above[i], key=lambda j: weight[j], reverse=True))
-    for i in order:
-        if scope[i].body:
-            scope[i].body = depth_first(scope[i].body, size)
-    return [scope[i] for i in order]
+    return [
+        replace(k, body=ordered(k.body, size, rule) if k.body else [])
+        for k in (scope[i] for i in rule(scope, above, size))
+    ]
+
+
+def as_written(scope: Sequence[Kernel], above: Above, size: Size) -> list[int]:
+    """Depth first from the last kernel."""
+    return _visit(len(scope) - 1, above, lambda i: above[i])
+
+
+def depth_first(scope: Sequence[Kernel], above: Above, size: Size) -> list[int]:
+    """Depth first from the last kernel, heavy operands first."""
+    weight = _weights(as_written(scope, above, size), above, [sum(map(size, kernel.writes)) for kernel in scope])
+    return _visit(len(scope) - 1, above, lambda i: sorted(above[i], key=lambda j: weight[j], reverse=True))
+
+
+def greedy(scope: Sequence[Kernel], above: Above, size: Size) -> list[int]:
+    """What frees the most memory first; of equals, what has the most readers, then what became ready last."""
+    wanted = set(as_written(scope, above, size))
+    maker = {key: i for i in wanted for key in scope[i].writes}
+    readers: dict[Key, list[int]] = {key: [] for key in maker}
+    below: dict[int, list[int]] = {i: [] for i in wanted}
+    for i in wanted:
+        for key in scope[i].reads:
+            if key in readers:
+                readers[key].append(i)
+        for j in above[i]:
+            below[j].append(i)
+    left = {key: len(found) for key, found in readers.items()}  # readers that have not run
+    waits = {i: len(above[i]) for i in wanted}
+    written = {i: sum(map(size, scope[i].writes)) for i in wanted}
+    since: dict[int, int] = {}
+    heap: list[tuple[int, int, int, int]] = []
+
+    def push(i: int) -> None:
+        since[i] = len(since) if i not in since else since[i]
+        freed = sum(size(key) for key in scope[i].reads if left.get(key) == 1)
+        heapq.heappush(heap, (written[i] - freed, -len(below[i]), -since[i], i))
+
+    for i in sorted(wanted):
+        if not waits[i]:
+            push(i)
+    order: list[int] = []
+    done: set[int] = set()
+    while heap:
+        _, _, _, i = heapq.heappop(heap)
+        if i in done:
+            continue  # an older entry: priorities only rise
+        done.add(i)
+        order.append(i)
+        for key in scope[i].reads:
+            if key in left:
+                left[key] -= 1
+                if left[key] == 1:
+                    for j in readers[key]:
+                        if j not in done and not waits[j]:
+                            push(j)
+        for j in below[i]:
+            waits[j] -= 1
+            if not waits[j]:
+                push(j)
+    return order
+
+
+RULES = (greedy, depth_first, as_written)
 
 
 def _above(scope: Sequence[Kernel]) -> list[list[int]]:

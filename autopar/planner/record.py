@@ -95,7 +95,7 @@ def price(
     collectives = tuple(sorted(ledger.records(), key=lambda c: -c.seconds))
     communication_s = sum(c.seconds for c in collectives)
     halo_s = sum(c.seconds for c in collectives if c.cause == "halo")
-    memory = profile(atoms, operands, made, moves, depth_first_order=conversions.device.name == "cpu")
+    memory = profile(atoms, operands, made, moves, reordered=conversions.device.name == "cpu")
     return Priced(tuple(choices), made, moves, work_s - halo_s, communication_s, collectives, memory)
 
 
