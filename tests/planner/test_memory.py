@@ -1,5 +1,7 @@
 """What is stored, when, and in whose place: small steps whose buffers can be counted by hand."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,7 +10,9 @@ from autopar import Cluster, Options
 from autopar.planner import plan_step
 from autopar.planner.atoms import build_atoms
 from autopar.planner.fusion import Reading, placed
+from autopar.planner.kernels import kernels
 from autopar.planner.memory import lifetimes, profile
+from autopar.planner.order import RULES, ordered
 from autopar.trace import trace
 
 N = 64
@@ -26,7 +30,7 @@ def stored(step):
     return sorted(a.name for a in atoms.atoms if a.kind == "op" for v in a.results if uses[v, False, None].stored)
 
 
-def peak(step, *, depth_first_order=False):
+def peak(step, *, reordered=False):
     """Peak bytes on one device, everything replicated."""
     atoms = build_atoms(step).on((1,))
     operands, made = [], {}
@@ -34,7 +38,7 @@ def peak(step, *, depth_first_order=False):
         choice = atoms.choices(atom)[0]
         operands.append(choice.operands)
         made.update(zip(atom.results, choice.results, strict=True))
-    return profile(atoms, operands, made, {}, depth_first_order=depth_first_order)
+    return profile(atoms, operands, made, {}, reordered=reordered)
 
 
 def test_a_chain_of_pointwise_ops_is_one_kernel():
@@ -80,7 +84,7 @@ def test_new_state_lies_in_the_place_of_the_old():
     assert peak(step_of(lambda w, x: w - 0.1 * x, (N, N), (N, N))).peak_bytes == 3 * ARRAY
 
 
-def test_depth_first_holds_what_late_gradients_read():
+def test_the_order_decides_what_late_gradients_hold():
     def loss(ws, x):
         for w in ws:
             x = jnp.tanh(x @ w)
@@ -93,7 +97,31 @@ def test_depth_first_holds_what_late_gradients_read():
 
     shapes = [jax.ShapeDtypeStruct((N, N), "float32")] * 6
     step = trace(train, (shapes, jax.ShapeDtypeStruct((16 * N, N), "float32")), {}, donate_argnums=0).step
-    assert peak(step, depth_first_order=True).peak_bytes > peak(step).peak_bytes
+    atoms = build_atoms(step)
+    scope = kernels(Reading(atoms)).top
+    peaks = {}
+    for rule in RULES:
+        held, most = {}, 0
+        order = ordered(scope, lambda key: atoms.step.graph.values[key[0]].nbytes, rule)
+        assert sorted(k.at for k in order) == sorted(k.at for k in scope)
+        left = collections.Counter(key for k in order for key in k.reads)
+        for k in order:
+            assert all(key in held or key[0] in atoms.step.graph.inputs for key in k.reads)
+            held.update({key: atoms.step.graph.values[key[0]].nbytes for key in k.writes})
+            most = max(most, sum(held.values()))
+            left.subtract(list(k.reads))
+            held = {key: n for key, n in held.items() if left[key] > 0}
+        peaks[rule.__name__] = most
+    assert peaks["greedy"] < peaks["depth_first"]
+    assert peak(step, reordered=True).peak_bytes <= peak(step).peak_bytes
+
+
+def test_a_sum_of_products_reads_the_factors():
+    def moments(x, w):
+        y = x @ w
+        return jnp.sum(y * y, axis=0)
+
+    assert stored(step_of(moments, (8 * N, N), (N, N))) == ["dot_general", "reduce_sum"]
 
 
 @pytest.mark.parametrize("length", [2, 8])
