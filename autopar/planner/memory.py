@@ -7,7 +7,7 @@ shares one block of memory (see planner.packing).
 
 Kernels run in the order in which the step was written; partial sums are reduced at once, other conversions are made
 right before their first reader. That is roughly how accelerators' schedulers, which mind memory, order them. XLA on
-CPU takes the best of three orders (see planner.order). Often that is depth first from the results, which runs what
+CPU takes the best of several orders (see planner.order). Often that is depth first from the results, which runs what
 only the update reads, gradients of weights, after the whole backward pass: what they are computed from is held until
 then.
 """

@@ -8,7 +8,8 @@ size (``AllReduceCombiner``): all operands are held until the last is there, all
 - ``depth_first``: from the results. Of a kernel's operands, that with the most extra readers above it comes first,
   then that with the most bytes above it (both counted along every path, and cut off at the program's totals)
   (``DFSMemoryScheduler``).
-- ``as_written``: from the results, operands in the order in which they are written (``PostOrderScheduler``).
+
+Its third, operands in the order in which they are written, depends on details of the program that are not known here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def ordered(
       rule: one of ``RULES``.
     """
     above = _above(scope)
-    groups = _groups(scope, above, as_written(scope, above, size))
+    groups = _groups(scope, above, _as_written(above))
     if groups:
         scope = _joined(scope, groups)
         above = _above(scope)
@@ -45,20 +46,15 @@ def ordered(
     ]
 
 
-def as_written(scope: Sequence[Kernel], above: Above, size: Size) -> list[int]:
-    """Depth first from the last kernel."""
-    return _visit(len(scope) - 1, above, lambda i: above[i])
-
-
 def depth_first(scope: Sequence[Kernel], above: Above, size: Size) -> list[int]:
     """Depth first from the last kernel, heavy operands first."""
-    weight = _weights(as_written(scope, above, size), above, [sum(map(size, kernel.writes)) for kernel in scope])
+    weight = _weights(_as_written(above), above, [sum(map(size, kernel.writes)) for kernel in scope])
     return _visit(len(scope) - 1, above, lambda i: sorted(above[i], key=lambda j: weight[j], reverse=True))
 
 
 def greedy(scope: Sequence[Kernel], above: Above, size: Size) -> list[int]:
     """What frees the most memory first; of equals, what has the most readers, then what became ready last."""
-    wanted = set(as_written(scope, above, size))
+    wanted = set(_as_written(above))
     maker = {key: i for i in wanted for key in scope[i].writes}
     readers: dict[Key, list[int]] = {key: [] for key in maker}
     below: dict[int, list[int]] = {i: [] for i in wanted}
@@ -104,7 +100,11 @@ def greedy(scope: Sequence[Kernel], above: Above, size: Size) -> list[int]:
     return order
 
 
-RULES = (greedy, depth_first, as_written)
+RULES = (greedy, depth_first)
+
+
+def _as_written(above: Above) -> list[int]:
+    return _visit(len(above) - 1, above, lambda i: above[i])
 
 
 def _above(scope: Sequence[Kernel]) -> list[list[int]]:
