@@ -142,7 +142,8 @@ class _Builder:
             return
         summed = self.reading.use((atom.results[0], False, None)).summed
         side = self.inside if is_.absorbs and not summed else self.memory
-        reads = _union([side[k] for k in operands])
+        # What XLA fuses into a kernel appends its operands to the kernel's.
+        reads = _union([side[k] for k in sorted(operands, key=lambda k: k not in side[k])])
         keys: list[Key] = [(v, False, None) for v in atom.results]
         stored = [k for k in keys if self.reading.use(k).stored]
         if stored:

@@ -7,9 +7,8 @@ shares one block of memory (see planner.packing).
 
 Kernels run in the order in which the step was written; partial sums are reduced at once, other conversions are made
 right before their first reader. That is roughly how accelerators' schedulers, which mind memory, order them. XLA on
-CPU takes the best of several orders (see planner.order). Often that is depth first from the results, which runs what
-only the update reads, gradients of weights, after the whole backward pass: what they are computed from is held until
-then.
+CPU goes depth first from the results (see planner.order), and so runs what only the update reads, gradients of
+weights, after the whole backward pass: what they are computed from is held until then.
 """
 
 from __future__ import annotations
@@ -24,11 +23,14 @@ from autopar.planner.atoms import Atom, Atoms, is_late
 from autopar.planner.conversion import Arc
 from autopar.planner.fusion import Key, Reading
 from autopar.planner.kernels import Kernel, KernelList, kernels
-from autopar.planner.order import RULES, ordered
+from autopar.planner.order import depth_first, greedy, ordered
 from autopar.planner.packing import packed_bytes
 from autopar.sharding.layout import Layout, local_size
 
 ARGUMENT_KINDS = ("parameter", "optimizer", "state", "batch", "constant")
+
+_UNSURE = 1.3
+"""What a depth-first order is taken to need at most, in terms of a greedy one: beyond that, ties decide."""
 
 Span = tuple[int, int, Key]  # first and last position, inclusive
 Held = tuple[int, int, int, str, int]  # first and last time, inclusive; bytes; kind; value id
@@ -117,7 +119,7 @@ def profile(
       operands: per atom, the layout it wants of each operand.
       made: value id -> layout as made.
       moves: (value id, for late readers only) -> conversions.
-      reordered: the compiler looks for an order that needs little, as XLA does on CPU (see planner.order).
+      reordered: the compiler orders kernels depth first from the results, as XLA does on CPU (see planner.order).
     """
     values, mesh = atoms.step.graph.values, atoms.mesh
     copy: dict[tuple[int, int], Key] = {}
@@ -146,8 +148,13 @@ def profile(
         spans += [(k.at, k.at, size(k.scratch), "transient", k.scratch[0]) for k in _walk(top) if k.scratch]
         return spans, clock
 
-    tops = [ordered(run.top, size, rule) for rule in RULES] if reordered else [run.top]
-    return _peak(*min((ran(top) for top in tops), key=lambda found: max(_levels(*found), default=0)))
+    if not reordered:
+        return _peak(*ran(run.top))
+    found, least = (_peak(*ran(ordered(run.top, size, rule))) for rule in (depth_first, greedy))
+    if found.peak_bytes <= _UNSURE * least.peak_bytes:
+        return found
+    unsure = int(_UNSURE * least.peak_bytes) - least.peak_bytes
+    return replace(least, peak_bytes=least.peak_bytes + unsure, by_kind={**least.by_kind, "order": unsure})
 
 
 def _walk(scope: list[Kernel]) -> Iterator[Kernel]:

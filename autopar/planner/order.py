@@ -1,15 +1,12 @@
-"""The orders in which XLA may run kernels on CPU when it minds memory. It takes the one that needs the least.
+"""The order in which XLA runs kernels on CPU when it minds memory: depth first from the results.
 
 Before that, it joins all-reduces over the same devices that do not depend on each other into one, whatever their
 size (``AllReduceCombiner``): all operands are held until the last is there, all results from then on.
 
-- ``greedy``: of the kernels that are ready, the one that frees the most bytes, less those that it writes
-  (``ListMemoryScheduler``).
-- ``depth_first``: from the results. Of a kernel's operands, that with the most extra readers above it comes first,
-  then that with the most bytes above it (both counted along every path, and cut off at the program's totals)
-  (``DFSMemoryScheduler``).
-
-Its third, operands in the order in which they are written, depends on details of the program that are not known here.
+Of a kernel's operands, that with the most extra readers above it comes first, then that with the most bytes above it
+(both counted along every path, and cut off at the program's totals): XLA's ``DFSMemoryScheduler``. Many are cut off,
+and which of those comes first hangs on the order of operands inside fusions, which is not known exactly here. How much
+that may matter is seen by comparison with ``greedy``, which always runs what frees the most memory.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ def ordered(
     Args:
       scope: kernels outside loops, or of one loop's body; the last is the one that reads the results.
       size: bytes of an array.
-      rule: one of ``RULES``.
+      rule: :func:`depth_first` or :func:`greedy`.
     """
     above = _above(scope)
     groups = _groups(scope, above, _as_written(above))
@@ -48,7 +45,7 @@ def ordered(
 
 def depth_first(scope: Sequence[Kernel], above: Above, size: Size) -> list[int]:
     """Depth first from the last kernel, heavy operands first."""
-    weight = _weights(_as_written(above), above, [sum(map(size, kernel.writes)) for kernel in scope])
+    weight = _weights(scope, above, size)
     return _visit(len(scope) - 1, above, lambda i: sorted(above[i], key=lambda j: weight[j], reverse=True))
 
 
@@ -98,9 +95,6 @@ def greedy(scope: Sequence[Kernel], above: Above, size: Size) -> list[int]:
             if not waits[j]:
                 push(j)
     return order
-
-
-RULES = (greedy, depth_first)
 
 
 def _as_written(above: Above) -> list[int]:
@@ -179,19 +173,28 @@ def _visit(root: int, above: Sequence[Sequence[int]], operands: Callable[[int], 
     return order
 
 
-def _weights(
-    order: Sequence[int], above: Sequence[Sequence[int]], written: Sequence[int]
-) -> dict[int, tuple[int, int]]:
-    """Per kernel: (extra readers, bytes) above it, itself included."""
+def _weights(scope: Sequence[Kernel], above: Above, size: Size) -> dict[int, tuple[int, int]]:
+    """Per kernel: (extra readers, bytes) above it, itself included; arguments count like kernels that made them."""
+    order = _as_written(above)
+    made = {key for kernel in scope for key in kernel.writes}
     readers = [0] * len(above)
+    arguments: dict[Key, int] = {}
     for i in order:
         for j in above[i]:
             readers[j] += 1
+        for key in scope[i].reads:
+            if key not in made:
+                arguments[key] = arguments.get(key, 0) + 1
+    most = len(order) + len(arguments)
     weight: dict[int, tuple[int, int]] = {}
+    seen: set[Key] = set()
     so_far = 0
     for i in order:
-        so_far += written[i]
-        extra = max(readers[i] - 1, 0) + sum(weight[j][0] for j in above[i])
-        nbytes = written[i] + sum(weight[j][1] for j in above[i])
-        weight[i] = (min(extra, len(order)), min(nbytes, so_far))
+        given = [key for key in scope[i].reads if key in arguments]
+        written = sum(map(size, scope[i].writes))
+        so_far += written + sum(size(key) for key in given if key not in seen)
+        seen.update(given)
+        extra = max(readers[i] - 1, 0) + sum(weight[j][0] for j in above[i]) + sum(arguments[k] - 1 for k in given)
+        nbytes = written + sum(weight[j][1] for j in above[i]) + sum(map(size, given))
+        weight[i] = (min(extra, most), min(nbytes, so_far))
     return weight
