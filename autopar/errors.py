@@ -38,6 +38,10 @@ class OptionError(AutoparError, ValueError):
     """An option has a value that autopar does not know."""
 
 
+class MemoryWarning(UserWarning):
+    """A compiled step needs more memory than its plan predicted."""
+
+
 class InternalError(AutoparError):
     """autopar broke its own rules; please report it with the message."""
 

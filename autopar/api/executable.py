@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from autopar.api.plan import Plan
-from autopar.errors import PlanError
+from autopar.errors import MemoryWarning, PlanError
 from autopar.ir import Graph
 from autopar.ir.ports import region_ports
 from autopar.lower import (
@@ -17,6 +18,7 @@ from autopar.lower import (
     compiled,
     constrained_program,
     device_mesh,
+    memory_shortfall,
     shardings,
     spmd_program,
 )
@@ -75,6 +77,9 @@ class Executable:
             for v, s in zip(graph.inputs, self._in_shardings, strict=True)
         ]
         self.programs: Mapping[str, jax.stages.Compiled] = {"step": compiled(self._jitted.lower(*shapes), self.mesh)}
+        short = memory_shortfall(plan, self.programs["step"])
+        if short:
+            warnings.warn(short, MemoryWarning, stacklevel=2)
 
     @property
     def audit(self) -> Audit:

@@ -1,6 +1,6 @@
 """From a plan and the traced step to SPMD programs with explicit collectives, and back: what XLA made of them."""
 
-from autopar.lower.audit import Audit, AuditRow, audit
+from autopar.lower.audit import Audit, AuditRow, audit, memory_shortfall
 from autopar.lower.compiling import compiled
 from autopar.lower.constrained import constrained_program
 from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
@@ -19,6 +19,7 @@ __all__ = [
     "enough_devices",
     "hlo_collectives",
     "memory",
+    "memory_shortfall",
     "partition_spec",
     "shardings",
     "spmd_program",

@@ -8,6 +8,10 @@ import jax
 
 from autopar.lower.hlo import Memory, hlo_collectives, memory
 from autopar.plan import PlanFacts
+from autopar.units import bytes_text
+
+UNDER = 0.05
+"""Share by which a program may need more memory than predicted before the user is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,18 @@ class Audit:
     def peak_ratio(self) -> float:
         """Predicted over compiled peak."""
         return self.planned_peak_bytes / max(self.compiled_peak_bytes, 1)
+
+
+def memory_shortfall(plan: PlanFacts, compiled: jax.stages.Compiled) -> str | None:
+    """What to tell the user if the compiled program needs more memory than predicted, or None."""
+    found, predicted = memory(compiled).peak_bytes, plan.peak_bytes
+    if found <= (1 + UNDER) * predicted:
+        return None
+    return (
+        f"{plan.name} needs {bytes_text(found)} on each device, {found / max(predicted, 1) - 1:.0%} more than the "
+        f"{bytes_text(predicted)} that were predicted. If it does not fit, plan with a smaller "
+        "Options(memory_bytes=...)."
+    )
 
 
 def audit(plan: PlanFacts, compiled: jax.stages.Compiled) -> Audit:

@@ -7,7 +7,8 @@ import pytest
 from autopar import Cluster, Options
 from autopar.api.executable import Executable
 from autopar.api.planning import plan_traced
-from autopar.lower import audit
+from autopar.errors import MemoryWarning
+from autopar.lower import audit, memory_shortfall
 from autopar.models import get
 from autopar.trace import trace
 
@@ -61,3 +62,14 @@ def test_the_peak_is_held_against_the_plan(small):
     assert small.audit.planned_peak_bytes == small.plan.peak_bytes
     low = audit(dataclasses.replace(small.plan, peak_bytes=small.plan.peak_bytes // 2), small.programs["step"])
     assert low.peak_ratio == pytest.approx(small.audit.peak_ratio / 2, rel=1e-3)
+
+
+def test_a_prediction_that_is_too_small_is_said(small):
+    assert memory_shortfall(small.plan, small.programs["step"]) is None
+    lying = dataclasses.replace(small.plan, peak_bytes=small.plan.peak_bytes // 2)
+    said = memory_shortfall(lying, small.programs["step"])
+    assert said is not None
+    assert "more than the 112 KiB that were predicted" in said
+    assert "memory_bytes" in said
+    with pytest.warns(MemoryWarning, match="needs 225 KiB on each device"):
+        Executable(small._traced, lying)
