@@ -34,7 +34,7 @@ MESH = (8,)
 SMALL = {"hidden": 512, "layers": 4, "heads": 8, "sequence": 128, "vocab": 2048, "dtype": "float32"}
 WHOLE = 1_000_000
 """More classes than the step has: followers are folded exactly."""
-FRACTIONS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.64, 0.635, 0.63, 0.6, 0.5)
+FRACTIONS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.69, 0.685, 0.68, 0.675, 0.67, 0.6, 0.5)
 """Budgets, as shares of the peak of the plan without a limit."""
 GAP = 1e-3
 

@@ -214,6 +214,7 @@ class _Search:
         self.worth_s = worth_s
         self.duals: Mapping[str, float] = {}
         self.budget = Budget(self.formulation, self.lives)
+        self.tried: list[Priced] = []
         self.solve_s = 0.0
 
     @property
@@ -230,6 +231,7 @@ class _Search:
         try:
             for _ in range(1 + _MEMORY_ROUNDS):
                 priced, status, found = self._solve(budget)
+                self.tried.append(priced)
                 if all(limit >= budget for limit in self.budget.limits.values()):
                     bound = max(bound, found)
                 if status == AT_LEAST or priced.memory.peak_bytes <= budget:
@@ -237,7 +239,7 @@ class _Search:
                 if bound >= self.worth_s:
                     return priced, AT_LEAST, bound
                 self._limit(priced.memory, budget)
-            raise self._shortage(budget, priced.memory)
+            raise self._shortage(budget)
         except ShortageError as error:
             if error.smallest is None or error.smallest.memory.peak_bytes > budget:
                 raise
@@ -248,7 +250,7 @@ class _Search:
         known = self.budget.limits.get(peak.position)
         limit = float(budget) if known is None else known - max(peak.peak_bytes - budget, 0.003 * budget)
         if limit <= 0:
-            raise self._shortage(budget, peak)
+            raise self._shortage(budget)
         self.budget.limit(peak.position, limit)
 
     def _solve(self, budget: float) -> tuple[Priced, str, float]:
@@ -259,7 +261,7 @@ class _Search:
         program = self.program
         relaxed = self._timed(program.relax(self.left_s))
         if relaxed.status == "infeasible":
-            raise self._shortage(budget, None)
+            raise self._shortage(budget)
         self.duals = self.duals or program.reduced_costs()
         best = self._price(relaxed, keep_limits=True) if relaxed.values else None
         if self._good(best, relaxed.bound):
@@ -307,12 +309,12 @@ class _Search:
             extra.append(found)
         return tuple(extra)
 
-    def _shortage(self, budget: float, peak: Profile | None) -> ShortageError:
-        return shortage(self.formulation, self.budget, self.mesh, budget, peak, self._price)
+    def _shortage(self, budget: float) -> ShortageError:
+        return shortage(self.formulation, self.budget, self.mesh, budget, self.tried, self._price)
 
     def _accept(self, outcome: Outcome, budget: float) -> Priced:
         if outcome.status == "infeasible":
-            raise self._shortage(budget, None)
+            raise self._shortage(budget)
         priced = self._price(outcome) if outcome.values else None
         if priced is None:
             raise SolverError(

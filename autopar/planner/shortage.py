@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pulp
 
@@ -16,7 +16,6 @@ from autopar.errors import InfeasibleError
 from autopar.mesh import LogicalMesh
 from autopar.planner.budget import Budget
 from autopar.planner.formulate import Formulation
-from autopar.planner.memory import Profile
 from autopar.planner.record import Priced
 from autopar.planner.solve import HighsProgram, Outcome
 from autopar.units import bytes_text
@@ -33,7 +32,7 @@ class ShortageError(InfeasibleError):
       least_bytes: any plan on this mesh needs as much on each device, as the rows of :mod:`.budget` count (which may
         count a converted copy a little too long).
       enough_bytes: found: a plan on this mesh that peaks there.
-      smallest: the plan with the smallest peak that was met while looking for the least.
+      smallest: that plan.
     """
 
     least_bytes: float = 0.0
@@ -46,7 +45,7 @@ def shortage(
     limits: Budget,
     mesh: LogicalMesh,
     budget: float,
-    peak: Profile | None,
+    tried: Sequence[Priced],
     price: Callable[[Outcome], Priced | None],
 ) -> ShortageError:
     """The error for a step that does not fit into ``budget`` bytes per device on ``mesh``.
@@ -56,13 +55,13 @@ def shortage(
       limits: its memory rows so far.
       mesh: the mesh.
       budget: bytes of one device.
-      peak: memory of the last plan that was tried.
+      tried: plans that were tried, in order.
       price: what a solution of the program, rounded, really costs.
     """
-    least = _LeastPeak(formulation, limits, mesh, [*limits.limits, *([peak.position] if peak else [])])
+    least = _LeastPeak(formulation, limits, mesh, [*limits.limits, *[p.memory.position for p in tried[-1:]]])
     least.search(price)
-    peaks = [p.peak_bytes for p in (peak, least.smallest and least.smallest.memory) if p]
-    enough = float(min(peaks, default=math.inf))
+    smallest = min((*tried, *least.found), key=lambda p: p.memory.peak_bytes, default=None)
+    enough = smallest.memory.peak_bytes if smallest else math.inf
     step = formulation.atoms.step
     shape = "x".join(map(str, mesh.shape))
     atom = formulation.atoms.atoms[min(least.worst, len(formulation.atoms.atoms) - 1)]
@@ -91,7 +90,7 @@ def shortage(
         f"{_holders(formulation, limits, least.worst)}. "
         f"{advice}."
     )
-    error.least_bytes, error.enough_bytes, error.smallest = least.bytes, enough, least.smallest
+    error.least_bytes, error.enough_bytes, error.smallest = least.bytes, enough, smallest
     return error
 
 
@@ -120,7 +119,7 @@ class _LeastPeak:
 
     def __init__(self, formulation: Formulation, limits: Budget, mesh: LogicalMesh, points: list[int]) -> None:
         self.bytes = 0.0
-        self.smallest: Priced | None = None
+        self.found: list[Priced] = []
         self.worst = points[0] if points else 0
         self._limits = limits
         self._points = list(dict.fromkeys(points)) or [0]
@@ -158,18 +157,14 @@ class _LeastPeak:
             priced = price(outcome)
             if priced is None:
                 return
-            self._met(priced)
+            self.found.append(priced)
             known = priced.memory.position in self._points
             left = deadline - time.monotonic()
             if known and left > 0 and priced.memory.peak_bytes > self.bytes * 1.01:  # rounding did badly
                 whole = program.branch(left, 0.005)
                 priced = (price(whole) if whole.values else None) or priced
-                self._met(priced)
+                self.found.append(priced)
             if priced.memory.position in self._points or time.monotonic() > deadline:
                 return
             self._points.append(priced.memory.position)
             self._add(priced.memory.position)
-
-    def _met(self, priced: Priced) -> None:
-        if self.smallest is None or priced.memory.peak_bytes < self.smallest.memory.peak_bytes:
-            self.smallest = priced
