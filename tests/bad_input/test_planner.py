@@ -57,7 +57,7 @@ def test_one_mesh_out_of_time_does_not_lose_the_others(monkeypatch):
     monkeypatch.setattr(HighsProgram, "relax", second_fails)
     monkeypatch.setattr(HighsProgram, "branch", nothing_found)
     plan = planned(options=autopar.Options())
-    assert plan.mesh_shape == (8,) and any("mesh 2x4 was left out" in w for w in plan.warnings)
+    assert plan.mesh_shape == (2, 4) and any("mesh 8 was left out" in w for w in plan.warnings)
 
 
 def test_meshes_that_were_not_tried_are_named():
