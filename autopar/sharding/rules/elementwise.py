@@ -12,12 +12,12 @@ TRANSCENDENTAL_FLOPS = 10.0
 TRANSCENDENTAL = frozenset({
     "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e", "bessel_i1e", "cbrt", "cos", "cosh",
     "digamma", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "igamma", "igamma_grad_a", "igammac", "lgamma", "log",
-    "log1p", "logistic", "polygamma", "pow", "regularized_incomplete_beta", "sin", "sinh", "tan",
+    "log1p", "log2", "logistic", "polygamma", "pow", "regularized_incomplete_beta", "sin", "sinh", "tan",
     "tanh", "zeta",
 })  # fmt: skip
 ARITHMETIC = frozenset({
     "abs", "and", "ceil", "clamp", "clz", "eq", "eq_to", "floor", "ge", "gt", "integer_pow", "is_finite", "le",
-    "le_to", "lt", "lt_to", "max", "min", "ne", "nextafter", "not", "or", "population_count",
+    "le_to", "lt", "lt_to", "max", "min", "ne", "nextafter", "not", "one_minus_square", "or", "population_count",
     "reduce_precision", "rem", "round", "rsqrt", "shift_left", "shift_right_arithmetic", "shift_right_logical",
     "sign", "sqrt", "square", "xor",
 })  # fmt: skip
