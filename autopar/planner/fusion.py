@@ -40,8 +40,8 @@ STANDALONE = frozenset({
 """Primitives that run as kernels of their own."""
 
 COSTLY = frozenset({
-    "exp", "exp2", "expm1", "log", "log1p", "log2", "tanh", "logistic", "erf", "erfc", "erf_inv", "sin", "cos", "tan", "pow",
-    "rsqrt", "sqrt", "cbrt", "div", "rem", "atan2", "gather",
+    "exp", "exp2", "expm1", "log", "log1p", "log2", "tanh", "logistic", "erf", "erfc", "erf_inv", "sin", "cos", "tan",
+    "pow", "rsqrt", "sqrt", "cbrt", "div", "rem", "atan2", "gather",
 })  # fmt: skip
 """Primitives too dear to run once in every kernel that reads their result."""
 
