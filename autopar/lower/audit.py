@@ -10,7 +10,7 @@ from autopar.lower.hlo import Memory, hlo_collectives, memory
 from autopar.plan import PlanFacts
 from autopar.units import bytes_text
 
-UNDER = 0.05
+UNDER = 0.10
 """Share by which a program may need more memory than predicted before the user is told."""
 
 
