@@ -6,8 +6,8 @@ Each program is written by hand as JAX users do: `NamedSharding` on what goes in
 `with_sharding_constraint` on the activations. Autopar plans the same step with those same layouts of the arguments
 as hints, for a cluster on which memory traffic is free and each collective has a long latency: there one all-reduce
 is better than the reduce-scatter and all-gather of sequence parallelism, so the activations lie as in the
-hand-written program too (with 50 us in place of 500 they do not, and on this CPU the ratio was 1.09). The collectives of
-both compiled programs are printed, for the comparison means nothing unless they agree.
+hand-written program too (with 50 us in place of 500 they do not, and on this CPU the ratio was 1.09). The
+collectives of both compiled programs are printed, for the comparison means nothing unless they agree.
 Both run in one process, in turn, for many rounds, and swap who goes first; the figure is the median over rounds
 of the ratio of autopar's seconds to the hand-written program's, in pairs, so that a machine that slows down slows
 both. The overhead of a call alone (checking arguments, dispatch) is measured on a step that computes next to nothing.
