@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,7 +80,7 @@ class Executable:
         self.programs: Mapping[str, jax.stages.Compiled] = {"step": compiled(self._jitted.lower(*shapes), self.mesh)}
         short = memory_shortfall(plan, self.programs["step"])
         if short:
-            warnings.warn(short, MemoryWarning, stacklevel=2)
+            warnings.warn(short, MemoryWarning, stacklevel=_level_of_caller())
 
     @property
     def audit(self) -> Audit:
@@ -106,6 +107,14 @@ class Executable:
             self._known[index] = leaf.sharding
             return leaf
         return _place(leaf, planned, index in self._donated)
+
+
+def _level_of_caller() -> int:
+    """How far up the stack the code is that called autopar, as ``warnings.warn`` counts in the calling function."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "autopar":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _check_alive(traced: Traced, leaves: Sequence[Any]) -> None:

@@ -71,5 +71,6 @@ def test_a_prediction_that_is_too_small_is_said(small):
     assert said is not None
     assert "more than the 112 KiB that were predicted" in said
     assert "memory_bytes" in said
-    with pytest.warns(MemoryWarning, match="needs 225 KiB on each device"):
+    with pytest.warns(MemoryWarning, match="needs 225 KiB on each device") as seen:
         Executable(small._traced, lying)
+    assert seen[0].filename == __file__
