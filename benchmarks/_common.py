@@ -1,9 +1,11 @@
-"""What the benchmarks share: a machine of virtual devices, a stamp of where a result was made, result files."""
+"""What the benchmarks share: virtual devices, the stamp of where a result was made, result files, a grid of runs."""
 
+import argparse
 import hashlib
 import json
 import os
 import platform
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,3 +61,32 @@ def write_result(path: Path, content: Any) -> None:
 def read_result(path: Path) -> Any:
     """The content of a result file, None if there is none."""
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def grid_arguments(about: str, out: Path, *, quick: str, **grid: Iterable[str]) -> argparse.Namespace:
+    """The command line of a benchmark that runs a grid.
+
+    Args:
+        about: the script's docstring; its first line is the description.
+        out: where results go if nothing else is said.
+        quick: what `--quick` runs.
+        grid: name of each side of the grid -> its words; all of them by default.
+    """
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
+    for name, words in grid.items():
+        every = tuple(words)
+        parser.add_argument(f"--{name}", type=_subset(name, every), default=every, help=",".join(every))
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--resume", action="store_true", help="keep the results that are in the file")
+    parser.add_argument("--out", type=Path, default=out)
+    return parser.parse_args()
+
+
+def _subset(name: str, every: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        for word in text.split(","):
+            if word not in every:
+                raise argparse.ArgumentTypeError(f"unknown {word!r} in {name}; there are: {', '.join(every)}")
+        return tuple(x for x in every if x in text.split(","))
+
+    return parse

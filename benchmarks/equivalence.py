@@ -15,10 +15,9 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from _common import RESULTS, read_result, sources_digest, stamp, virtual_devices, write_result
+from _common import RESULTS, grid_arguments, read_result, sources_digest, stamp, virtual_devices, write_result
 from _steps import STEPS, TrainingStep, reference, relative_errors, run
 
 from autopar import Cluster, Options
@@ -38,7 +37,15 @@ Key = tuple[str, str, str, str]  # model, mesh, strategy, backend
 
 def main() -> int:
     """Run what the command line asks for; 1 if a run fails."""
-    args = _arguments()
+    args = grid_arguments(
+        __doc__,
+        RESULTS / "equivalence.json",
+        quick="one mesh and backend for each model and strategy",
+        models=STEPS,
+        meshes=MESHES,
+        strategies=STRATEGIES,
+        backends=BACKENDS,
+    )
     virtual_devices(DEVICES, x64=True, optimize=False)
     kept = (read_result(args.out) or {}).get("rows", []) if args.resume else []
     rows: dict[Key, Row] = {_key(row): row for row in kept if not row.get("error")}
@@ -144,26 +151,6 @@ def _passes(row: Row) -> bool:
 
 def _key(row: Row) -> Key:
     return row["model"], row["mesh"], row["strategy"], row["backend"]
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, every in (("models", STEPS), ("meshes", MESHES), ("strategies", STRATEGIES), ("backends", BACKENDS)):
-        parser.add_argument(f"--{name}", type=_subset(name, tuple(every)), default=tuple(every), help=",".join(every))
-    parser.add_argument("--quick", action="store_true", help="one mesh and backend for each model and strategy")
-    parser.add_argument("--resume", action="store_true", help="keep the results that are in the file")
-    parser.add_argument("--out", type=Path, default=RESULTS / "equivalence.json")
-    return parser.parse_args()
-
-
-def _subset(name: str, every: tuple[str, ...]) -> Any:
-    def parse(text: str) -> tuple[str, ...]:
-        for word in text.split(","):
-            if word not in every:
-                raise argparse.ArgumentTypeError(f"unknown {word!r} in {name}; there are: {', '.join(every)}")
-        return tuple(x for x in every if x in text.split(","))
-
-    return parse
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from _common import RESULTS, read_result, sources_digest, stamp, virtual_devices, write_result
+from _common import RESULTS, grid_arguments, read_result, sources_digest, stamp, virtual_devices, write_result
 
 from autopar import Cluster, Options
 from autopar.api.executable import Executable
@@ -42,7 +41,14 @@ Key = tuple[str, str, str]  # model, mesh, strategy
 
 def main() -> int:
     """Run what the command line asks for; 1 if a bound breaks."""
-    args = _arguments()
+    args = grid_arguments(
+        __doc__,
+        RESULTS / "runs_as_planned.json",
+        quick="one mesh for each model and strategy",
+        models=MODELS,
+        meshes=MESHES,
+        strategies=STRATEGIES,
+    )
     virtual_devices(DEVICES)
     kept = (read_result(args.out) or {}).get("rows", []) if args.resume else []
     rows: dict[Key, Row] = {_key(row): row for row in kept if not row.get("error")}
@@ -169,26 +175,6 @@ def _spread(rows: list[Row]) -> str:
 
 def _key(row: Row) -> Key:
     return row["model"], row["mesh"], row["strategy"]
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, every in (("models", MODELS), ("meshes", MESHES), ("strategies", STRATEGIES)):
-        parser.add_argument(f"--{name}", type=_subset(name, tuple(every)), default=tuple(every), help=",".join(every))
-    parser.add_argument("--quick", action="store_true", help="one mesh for each model and strategy")
-    parser.add_argument("--resume", action="store_true", help="keep the results that are in the file")
-    parser.add_argument("--out", type=Path, default=RESULTS / "runs_as_planned.json")
-    return parser.parse_args()
-
-
-def _subset(name: str, every: tuple[str, ...]) -> Any:
-    def parse(text: str) -> tuple[str, ...]:
-        for word in text.split(","):
-            if word not in every:
-                raise argparse.ArgumentTypeError(f"unknown {word!r} in {name}; there are: {', '.join(every)}")
-        return tuple(x for x in every if x in text.split(","))
-
-    return parse
 
 
 if __name__ == "__main__":
