@@ -61,9 +61,8 @@ class Executable:
         self.mesh = device_mesh(plan, devices)
         self._traced = traced
         self._in_shardings, self._out_shardings = shardings(plan, self.mesh)
-        self._known: list[jax.sharding.Sharding] = list(
-            self._in_shardings
-        )  # per input, a sharding found to be as planned: equal objects need no look
+        # Per input, a sharding that was found to be as planned: the same object need not be looked at again.
+        self._known: list[jax.sharding.Sharding] = list(self._in_shardings)
         self._donated = tuple(sorted(traced.step.donated))
         build = spmd_program if backend == "shard_map" else constrained_program
         self._jitted = jax.jit(

@@ -154,7 +154,7 @@ def profile(
     if found.peak_bytes <= _UNSURE * least.peak_bytes:
         return found
     unsure = int(_UNSURE * least.peak_bytes) - least.peak_bytes
-    return replace(least, peak_bytes=least.peak_bytes + unsure, by_kind={**least.by_kind, "order": unsure})
+    return replace(least, peak_bytes=least.peak_bytes + unsure, by_kind={**least.by_kind, "kernel order": unsure})
 
 
 def _walk(scope: list[Kernel]) -> Iterator[Kernel]:

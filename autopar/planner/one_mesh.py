@@ -6,7 +6,6 @@ atoms -> classes (tie) -> nodes (fold) -> program -> solver -> choices -> price
 from __future__ import annotations
 
 import fnmatch
-import functools
 import math
 import time
 from collections.abc import Mapping
@@ -205,8 +204,8 @@ class _Search:
     ) -> None:
         self.formulation = formulation
         self.program = HighsProgram(formulation.problem)
+        self.weigher = weigher
         self.conversions = conversions
-        self.price = functools.partial(price, weigher=weigher, conversions=conversions, mesh=mesh)
         self.mesh = mesh
         self.options = options
         self.deadline = time.monotonic() + time_limit_s
@@ -336,7 +335,7 @@ class _Search:
             return None
         held = self.budget.held(outcome.values) if self.budget.limits else None
         choices = settle_fills(formulation.atoms, formulation.lift(option), self.conversions)
-        return self.price(formulation.atoms, choices, lives=self.lives, held=held)
+        return price(formulation.atoms, choices, self.weigher, self.conversions, self.mesh, held=held)
 
 
 def _better(a: Priced | None, b: Priced | None) -> Priced | None:

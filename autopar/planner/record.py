@@ -16,7 +16,7 @@ from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import Argument, Certificate, CollectiveRecord, MeshAxis, PlanFacts
 from autopar.planner.atoms import Atoms, is_late
 from autopar.planner.conversion import Arc, Conversions, moved_bytes
-from autopar.planner.memory import Lifetime, Profile, argument_kinds, profile
+from autopar.planner.memory import Profile, argument_kinds, profile
 from autopar.planner.weigh import Weigher, halo_exchanges
 from autopar.sharding.layout import LOCAL, Collective, Layout, text
 
@@ -54,7 +54,6 @@ def price(
     weigher: Weigher,
     conversions: Conversions,
     mesh: LogicalMesh,
-    lives: tuple[Lifetime, ...],
     *,
     held: frozenset[int] | None = None,
 ) -> Priced:
