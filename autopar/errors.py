@@ -26,6 +26,10 @@ class PlanError(AutoparError):
     """A plan cannot be loaded, or does not fit the step, the cluster or the arguments."""
 
 
+class CouplingError(AutoparError):
+    """A step joins the examples of its batch, so it cannot be computed in micro-batches."""
+
+
 class InfeasibleError(AutoparError):
     """No plan fits into memory or satisfies the hints."""
 

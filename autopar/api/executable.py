@@ -20,6 +20,7 @@ from autopar.lower import (
     constrained_program,
     device_mesh,
     memory_shortfall,
+    microbatched,
     shardings,
     spmd_program,
 )
@@ -56,6 +57,7 @@ class Executable:
           PlanError: the plan was made for another step.
           ClusterError: there are fewer devices than the plan needs.
         """
+        traced = microbatched(traced, plan.microbatches, per_microbatch=plan.per_microbatch)
         check_plan_fits(plan, traced)
         self.plan = plan
         self.mesh = device_mesh(plan, devices)

@@ -10,6 +10,7 @@ import jax
 
 from autopar.api.plan import Plan
 from autopar.errors import ClusterError, OptionError
+from autopar.lower import microbatched
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts
 from autopar.planner import Options, plan_step
@@ -129,8 +130,14 @@ def trace_step(
 
 def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Progress | None = None) -> Plan:
     """Plan a traced step."""
-    facts = plan_step(traced.step, cluster, options, progress or (lambda _: None))
-    facts = dataclasses.replace(facts, warnings=(*traced.notes, *facts.warnings))
+    written = microbatched(traced, options.microbatches, per_microbatch=options.per_microbatch)
+    facts = plan_step(written.step, cluster, options, progress or (lambda _: None))
+    facts = dataclasses.replace(
+        facts,
+        warnings=(*traced.notes, *facts.warnings),
+        microbatches=options.microbatches,
+        per_microbatch=options.per_microbatch,
+    )
     return Plan.of(facts, traced)
 
 

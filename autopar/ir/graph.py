@@ -65,12 +65,14 @@ class Where:
       scope: named scopes, ``layer_3/attn``, without the transformations around them.
       stack: the user's call stack, innermost first; equal stacks mean "the same code, run again".
       phase: ``forward``, ``backward`` or ``update``.
+      mark: what the rewriting that made this op calls it (see :mod:`autopar.lower.emit`); empty as traced.
     """
 
     line: str = ""
     scope: str = ""
     stack: str = ""
     phase: str = "update"
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from autopar.lower.audit import Audit, AuditRow, audit, memory_shortfall
 from autopar.lower.compiling import compiled
 from autopar.lower.constrained import constrained_program
+from autopar.lower.emit import microbatched
 from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
 from autopar.lower.program import spmd_program
 from autopar.lower.specs import device_mesh, enough_devices, partition_spec, shardings
@@ -20,6 +21,7 @@ __all__ = [
     "hlo_collectives",
     "memory",
     "memory_shortfall",
+    "microbatched",
     "partition_spec",
     "shardings",
     "spmd_program",

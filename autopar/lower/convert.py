@@ -47,6 +47,6 @@ def _convert(x: Array, move: Move, axes: Axes) -> Array:
             return lax.all_to_all(x, name, split_axis=move.dst, concat_axis=move.src, tiled=True)
         case Collective.SLICE:
             part = x.shape[move.dst] // size
-            return lax.dynamic_slice_in_dim(x, lax.axis_index(name) * part, part, axis=move.dst)
+            return lax.dynamic_slice_in_dim(x, axes.position(move.axis) * part, part, axis=move.dst)
         case _:
-            return jnp.where(lax.axis_index(name) == 0, x, jnp.zeros((), x.dtype))
+            return jnp.where(axes.position(move.axis) == 0, x, jnp.zeros((), x.dtype))

@@ -140,6 +140,8 @@ class PlanFacts:
       certificate: proof of quality.
       runners_up: other mesh shapes, best first.
       warnings: what the user should know.
+      microbatches: parts in which the batch is computed, one after the other.
+      per_microbatch: what couples the examples of a batch is computed over each micro-batch alone.
     """
 
     name: str
@@ -162,6 +164,8 @@ class PlanFacts:
     certificate: Certificate
     runners_up: tuple[RunnerUp, ...] = field(default=(), repr=False)
     warnings: tuple[str, ...] = field(default=(), repr=False)
+    microbatches: int = 1
+    per_microbatch: bool = False
 
     @property
     def gap(self) -> float:

@@ -31,6 +31,9 @@ class Options:
       tie_above: tie repeated layers when a step has more ops than this (see planner.classes).
       group_above: group followers, not only fold them exactly, above this many classes (see planner.fold).
       prune_above: prune meshes of three axes above this many classes (see planner.prune).
+      microbatches: parts into which the batch is cut, computed one after the other; their gradients add up.
+      per_microbatch: where the step couples its batch (batch normalisation), compute what it sums over the batch over
+        each micro-batch alone, as GPipe does. Without it such a step is refused in more than one micro-batch.
       backend: ``shard_map`` runs exactly the planned collectives; ``gspmd`` hands XLA the layouts.
     """
 
@@ -46,6 +49,8 @@ class Options:
     tie_above: int = 1500
     group_above: int = 600
     prune_above: int = 200
+    microbatches: int = 1
+    per_microbatch: bool = False
     backend: str = "shard_map"
 
     def __post_init__(self) -> None:
@@ -71,8 +76,11 @@ class Options:
             raise OptionError(f"time_limit_s must be a positive number of seconds; found {self.time_limit_s!r}.")
         if not (_number(self.mip_gap) and 0 <= self.mip_gap < 1):
             raise OptionError(f"mip_gap is a relative distance from 0 to below 1; found {self.mip_gap!r}.")
-        if not isinstance(self.divide_work, bool):
-            raise OptionError(f"divide_work must be True or False; found {self.divide_work!r}.")
+        for name in ("divide_work", "per_microbatch"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} must be True or False; found {getattr(self, name)!r}.")
+        if not _whole(self.microbatches) or self.microbatches < 1:
+            raise OptionError(f"microbatches must be a whole number from 1 up; found {self.microbatches!r}.")
         for name in ("tie_above", "group_above", "prune_above"):
             if not _number(getattr(self, name)) or getattr(self, name) < 0:
                 raise OptionError(

@@ -12,7 +12,7 @@ import itertools
 import os
 import sysconfig
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,10 +95,19 @@ class Origin:
     fixed: bool = False
 
 
-class Sources:
-    """Reads tracebacks and name stacks, remembering what it has read."""
+MARK = "@"
+"""What the name of a scope begins with whose ops stand at a known place: where the user's op stands."""
 
-    def __init__(self) -> None:
+
+class Sources:
+    """Reads tracebacks and name stacks, remembering what it has read.
+
+    Args:
+      known: name of a scope, beginning with ``MARK`` -> where its ops stand.
+    """
+
+    def __init__(self, known: Mapping[str, Where] | None = None) -> None:
+        self._known = known or {}
         self._kinds: dict[int, Frame] = {}
         self._stacks: dict[tuple[int, Cut], tuple[str, str]] = {}
         self._scopes: dict[Any, tuple[str, str]] = {}
@@ -111,6 +120,8 @@ class Sources:
         outer = origin.where
         if origin.fixed:
             return outer
+        if self._known and (marked := self._marked(source_info.name_stack)) is not None:
+            return marked
         line, stack = self._stack(source_info.traceback, origin.cut)
         scope, phase = self._scope(source_info.name_stack)
         return Where(
@@ -120,6 +131,10 @@ class Sources:
             # The outermost differentiation decides: a gradient inside a loss is part of its forward pass.
             phase=outer.phase or phase,
         )
+
+    def _marked(self, name_stack: Any) -> Where | None:
+        names = [getattr(element, "name", "") for element in name_stack.stack]
+        return next((self._known[n] for n in reversed(names) if n.startswith(MARK)), None)
 
     def enter(self, where: Where, body: ClosedJaxpr | Jaxpr) -> Origin:
         """The origin of a body held by an equation at ``where``."""

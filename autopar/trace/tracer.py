@@ -12,7 +12,7 @@ from jax.interpreters import partial_eval as pe
 from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves
 
 from autopar.errors import TraceError
-from autopar.ir import Graph, Step, verify
+from autopar.ir import Graph, Step, Where, verify
 from autopar.trace import arguments, roles
 from autopar.trace.cleanup import with_phases, without_dead_code
 from autopar.trace.convert import Builder, Scope
@@ -46,6 +46,7 @@ def trace(
     donate_argnums: int | Sequence[int] = (),
     donate_argnames: str | Sequence[str] = (),
     batch_argnums: int | Sequence[int] | None = None,
+    known: Mapping[str, Where] | None = None,
 ) -> Traced:
     """Trace a training step written for one device.
 
@@ -60,6 +61,7 @@ def trace(
       donate_argnames: their names.
       batch_argnums: positions of the arguments that hold the data; by default every argument that is neither
         state (it does not come back updated) nor a random key.
+      known: of a step that autopar wrote: names of scopes, beginning with ``source.MARK``, and where their ops stand.
 
     Returns:
       The traced step, checked by :func:`autopar.ir.verify`.
@@ -82,7 +84,7 @@ def trace(
     signature = arguments.signature_of(inner, args, kwargs, options["static_argnums"], options["static_argnames"])
     leaves = arguments.named_leaves(signature, args, kwargs)
     staged, notes = _stage(inner, signature, options, args, kwargs)
-    sources = Sources()
+    sources = Sources(known)
     origin = Origin()
     closed = staged.jaxpr
     refuse_what_cannot_spread(closed.jaxpr, sources, origin)

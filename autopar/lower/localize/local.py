@@ -18,22 +18,28 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Axes:
-    """The axes of the logical mesh, as ``shard_map`` names them.
+    """The axes over which arrays are split, and where on them the parts are that are computed here.
 
     Attributes:
-      names: mesh axis names, in mesh order.
+      names: axis names, in order; as ``shard_map`` names them, if they are mesh axes.
       sizes: their sizes.
+      positions: where on each axis; None is this device's place on the mesh axis.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
+    positions: tuple[Array, ...] | None = None
+
+    def position(self, axis: int) -> Array:
+        """Where on axis number ``axis`` the parts are."""
+        return lax.axis_index(self.names[axis]) if self.positions is None else self.positions[axis]
 
     def offset(self, layout: Layout, shape: Sequence[int], dim: int) -> Array | int:
         """First index along ``dim`` of this device's part of an array of global ``shape``; 0 if not split."""
         position: Array | int = 0
-        for name, size, placement in zip(self.names, self.sizes, layout, strict=True):
+        for axis, (size, placement) in enumerate(zip(self.sizes, layout, strict=True)):
             if placement == dim:
-                position = position * size + lax.axis_index(name)
+                position = position * size + self.position(axis)
         return position * local_shape(shape, layout, self.sizes)[dim]
 
 
@@ -81,9 +87,9 @@ class Local:
     def first_of_reduction(self) -> Array | bool:
         """Whether this device is the first along every axis over which it makes a partial result."""
         first: Array | bool = True
-        for name, action in zip(self.axes.names, self.strategy.actions, strict=True):
+        for axis, action in enumerate(self.strategy.actions):
             if action.factor is not None and self.op.rule.factors[action.factor].kind is Kind.REDUCTION:
-                first = (lax.axis_index(name) == 0) & first
+                first = (self.axes.position(axis) == 0) & first
         return first
 
     def bind(self, operands: Sequence[Array], **changed: Any) -> list[Array]:

@@ -1,0 +1,418 @@
+"""Micro-batching as sharding over time: which ops run once, which for every micro-batch.
+
+A step in ``M`` micro-batches is the step on a mesh with one axis of size ``M``, walked one after the other. The batch
+is split over it; from there one placement per value follows by the ops' own rules (:mod:`autopar.sharding.strategy`):
+
+- ``d >= 0``: a micro-batch has its part along dim ``d``;
+- ``SAME``: equal for all micro-batches (parameters, keys, constants);
+- ``SUM``, ``MAX``, ``MIN``: every micro-batch adds to it; known when the last one is done;
+- ``AFTER``: computed from such sums, once, after the last micro-batch;
+- ``LOCAL``: whole, but a micro-batch's own. Only where ``per_microbatch`` allows it, and with one micro-batch.
+
+Ops on values that are the same run once *before*; those on parts run in the *loop*; those on finished sums *after*.
+A value that is the same but only read in parts (a dropout mask) is made part by part, in the loop.
+
+An op that needs a finished sum and a part alike cannot run: the step *couples* its batch (batch normalisation). If the
+sum is of the data alone and cheap (the number of unpadded tokens), it is computed from the whole batch before. Else
+it is an error, or, with ``per_microbatch``, the sum is estimated from the micro-batch alone: ``M`` times its part,
+which makes means over the batch means over the micro-batch, as in GPipe (Huang et al. 2019, section 2.2).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from autopar.errors import CouplingError, PlanError
+from autopar.ir import Kind, Op, Step, region_ports
+from autopar.partition.sinking import sink
+from autopar.sharding.layout import MAX, MIN, REPLICATED, SUM
+from autopar.sharding.strategy import REPEAT, Action, actions, named
+
+SAME = REPLICATED
+LOCAL = -5
+AFTER = -6
+
+_LENGTH = -7  # the trips of a loop themselves would be cut
+
+# Moved data: made again in the loop, where it is part of what reads it, rather than kept as a copy from before.
+_MOVED = frozenset({"broadcast_in_dim", "iota", "reshape", "rev", "slice", "squeeze", "transpose"})
+_HEAVY = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When everything in a step happens.
+
+    Attributes:
+      microbatches: their number, ``M``.
+      batch: input index -> the dim along which it is cut.
+      places: value id -> placement over time, for values of regions in the loop too.
+      actions: op id -> the action of an op in the loop along the time axis (ops of regions too).
+      before, loop, after: ops of the top level in execution order. An op may stand in two of them.
+      summed: values of the loop that add up, as later ops or the caller want them (a LOCAL one is averaged).
+      stacked: values of the loop whose parts later ops or the caller want put together.
+      local: values estimated from one micro-batch where they are made.
+    """
+
+    microbatches: int
+    batch: Mapping[int, int]
+    places: Mapping[int, int] = field(repr=False)
+    actions: Mapping[int, str] = field(repr=False)
+    before: tuple[Op, ...] = field(repr=False)
+    loop: tuple[Op, ...] = field(repr=False)
+    after: tuple[Op, ...] = field(repr=False)
+    summed: tuple[int, ...] = field(repr=False)
+    stacked: tuple[int, ...] = field(repr=False)
+    local: frozenset[int] = field(repr=False)
+
+
+def is_sum(place: int) -> bool:
+    """Whether every micro-batch adds to a value placed so."""
+    return place in (SUM, MAX, MIN)
+
+
+def time_step(step: Step, microbatches: int, *, per_microbatch: bool = False) -> Timing:
+    """Find out when everything in ``step`` happens, in ``microbatches`` micro-batches.
+
+    Raises:
+      PlanError: the batch cannot be cut into that many; the message says which numbers would do.
+      CouplingError: the step couples its batch; the message names the user's lines.
+    """
+    batch = _cut_inputs(step, microbatches)
+    whole: frozenset[int] = frozenset()
+    local: frozenset[int] = frozenset()
+    while True:
+        clock = _Clock(step, microbatches, batch, whole, local, per_microbatch)
+        clock.top()
+        if (clock.whole, clock.local) == (whole, local):
+            return clock.timing()
+        whole, local = frozenset(clock.whole), frozenset(clock.local)
+
+
+def _cut_inputs(step: Step, microbatches: int) -> dict[int, int]:
+    """The inputs that are cut, all along their first dim."""
+    graph = step.graph
+    leading = {i: graph.values[graph.inputs[i]].shape[0] for i in step.batch}
+    if not leading:
+        raise PlanError(
+            f"{microbatches} micro-batches were asked for, but {step.name} has no argument that holds data: every one "
+            "comes back updated, is a scalar, or a random key. Give the batch as an argument of its own."
+        )
+    (examples, _), *_ = Counter(leading.values()).most_common(1)
+    if examples % microbatches:
+        fitting = [n for n in range(1, examples + 1) if examples % n == 0]
+        names = ", ".join(graph.values[graph.inputs[i]].name for i, n in leading.items() if n == examples)
+        raise PlanError(
+            f"a batch of {examples} ({names}) cannot be cut into {microbatches} equal micro-batches. "
+            f"Micro-batch counts that would do: {', '.join(map(str, fitting))}; or make the batch a multiple of "
+            f"{microbatches}."
+        )
+    return {i: 0 for i, n in leading.items() if n == examples}
+
+
+class _Clock:
+    """One pass over the step, with what earlier passes found must be known before or estimated."""
+
+    def __init__(
+        self,
+        step: Step,
+        microbatches: int,
+        batch: Mapping[int, int],
+        whole: Iterable[int],
+        local: Iterable[int],
+        per_microbatch: bool,
+    ) -> None:
+        self.step = step
+        self.graph = step.graph
+        self.values = step.graph.values
+        self.mesh = (microbatches,)
+        self.batch = batch
+        self.whole = set(whole)
+        self.local = set(local)
+        self.per_microbatch = per_microbatch
+        self.places: dict[int, int] = dict.fromkeys(self.values, SAME)
+        self.actions: dict[int, str] = {}
+        self.maker = {v: op for op in step.graph.walk() for v in op.results}
+        self.restart = False
+
+    # forward: a placement for every value
+
+    def top(self) -> None:
+        one = self.mesh == (1,)
+        for i, dim in self.batch.items():
+            self.places[self.graph.inputs[i]] = LOCAL if one else dim
+        differentiated = self._feeds_backward()
+        for op in self.graph.ops:
+            self._top_op(op, op.id in differentiated)
+            if self.restart:
+                return
+        sink(self.graph, self.places, self.actions, self._makes)
+
+    def _feeds_backward(self) -> set[int]:
+        """Ops that a backward op depends on, and backward ops: what must run in the loop."""
+        wanted: set[int] = set()
+        found: set[int] = set()
+        for op in reversed(self.graph.ops):
+            if op.where.phase == "backward" or not wanted.isdisjoint(op.results):
+                found.add(op.id)
+                wanted.update(op.operands)
+        return found
+
+    def _top_op(self, op: Op, differentiated: bool) -> None:
+        places = [self.places[v] for v in op.operands]
+        if not self.whole.isdisjoint(op.results) or all(p == SAME for p in places):
+            return  # SAME: runs before
+        late = [v for v, p in zip(op.operands, places, strict=True) if p == AFTER or is_sum(p)]
+        if not late and LOCAL in places and op.where.phase == "update":
+            late = [v for v, p in zip(op.operands, places, strict=True) if p == LOCAL]
+        if late:
+            parts = any(p >= 0 for p in places)
+            if self._widens(op):
+                self._in_loop(op, places)
+            elif not parts or not differentiated:
+                self._set(op.results, AFTER)
+            else:
+                self._coupled(op, late)
+            return
+        if not self._in_loop(op, places) and not self.restart:
+            self._mixed(op)
+
+    def _widens(self, op: Op) -> bool:
+        """Whether an op only stores a sum with more digits: then it is added up with them, too."""
+        if op.primitive != "convert_element_type" or self.places[op.operands[0]] != SUM:
+            return False
+        before, after = self.values[op.operands[0]].dtype, self.values[op.results[0]].dtype
+        readers = sum(op.operands[0] in other.operands for other in self.graph.ops)
+        return readers == 1 and (before, after) in {("bfloat16", "float32"), ("float16", "float32")}
+
+    def _in_loop(self, op: Op, places: Sequence[int]) -> bool:
+        """Place an op of the loop; False if no action of its rule fits."""
+        if op.loop is not None:
+            return self._region(op)
+        action = self._action(op, places)
+        if action is None:
+            return False
+        self.actions[op.id] = action.name
+        mixed = LOCAL in places
+        for v, p in zip(op.results, action.results, strict=True):
+            self.places[v] = LOCAL if v in self.local or (p == SAME and mixed) else p
+        return True
+
+    def _action(self, op: Op, places: Sequence[int], results: Sequence[int] | None = None) -> Action | None:
+        """The action that takes operands placed so, and (if given) leaves results placed so."""
+        repeat: Action | None = None
+        for action in actions(op.rule):
+            if action.factor is not None and op.rule.factors[action.factor].kind is Kind.HALO:
+                continue
+            if results is not None and tuple(action.results) != tuple(results):
+                continue
+            if not all(
+                self._convertible(v, p, wanted)
+                for v, p, wanted in zip(op.operands, places, action.operands, strict=True)
+            ):
+                continue
+            if named(op.rule, self.mesh, (action.name,)) is None:
+                continue
+            if action.name == REPEAT:
+                repeat = action
+                continue
+            if results is not None or any(p not in (SAME, LOCAL) for p in places):
+                return action
+        return repeat
+
+    def _convertible(self, v: int, place: int, wanted: int) -> bool:
+        if place == wanted or (place == LOCAL and wanted in (SAME, SUM)):
+            return True
+        if place != SAME:
+            return False
+        if wanted >= 0:
+            return not self.values[v].literal and self.values[v].shape[wanted] % self.mesh[0] == 0
+        return wanted == SUM
+
+    def _region(self, op: Op) -> bool:
+        """Place a loop, branch or condition: what goes round keeps one placement."""
+        ports = region_ports(op)
+        held: dict[int, int] = dict.fromkeys(range(len(ports)), SAME)
+        while True:
+            for k, port in enumerate(ports):
+                for v, stacked in port.makes:
+                    self.places[v] = _shift(held[k], stacked)
+            for region in op.regions:
+                for held_op in region.ops:
+                    if not self._inner_op(held_op):
+                        return False
+            changed = False
+            for k, port in enumerate(ports):
+                place = held[k]
+                for v, stacked in port.reads:
+                    if self.values[v].literal:
+                        continue
+                    inner = _shift(self.places[v], -stacked)
+                    if inner == _LENGTH:
+                        self._coupled(op, [v], "runs over the examples of the batch one by one")
+                        return False
+                    joined = _joined(place, inner)
+                    if joined is None or (is_sum(joined) and not port.partial):
+                        self._coupled(op, [v])
+                        return False
+                    place = joined
+                changed |= place != held[k]
+                held[k] = place
+            if not changed:
+                return True
+
+    def _inner_op(self, op: Op) -> bool:
+        places = [self.places[v] for v in op.operands]
+        if all(p == SAME for p in places):
+            for v in op.results:
+                self.places[v] = SAME
+            self.actions.pop(op.id, None)
+            return True
+        if self._in_loop(op, places):
+            return True
+        if not self.restart:
+            late = [v for v, p in zip(op.operands, places, strict=True) if p <= SUM]
+            self._coupled(op, late) if late else self._mixed(op)
+        return False
+
+    def _set(self, ids: Iterable[int], place: int) -> None:
+        for v in ids:
+            self.places[v] = place
+
+    def _makes(self, op: Op, results: Sequence[int]) -> Action | None:
+        """The action that leaves an op's results placed so, if its operands are the same for all micro-batches."""
+        action = self._action(op, [SAME] * len(op.operands), results)
+        return action if self.whole.isdisjoint(op.results) else None
+
+    # what cannot be cut
+
+    def _mixed(self, op: Op) -> None:
+        """An op that joins different examples of the batch, such as a sort or a product of the batch with itself."""
+        parts = [v for v in op.operands if self.places[v] >= 0]
+        if all(self._light(v) for v in parts):
+            self._want_whole(op.results)
+            return
+        raise CouplingError(
+            f"{self.step.name} cannot be cut into {self.mesh[0]} micro-batches: {op.primitive} at {op.where.line} "
+            "joins examples of the whole batch. Micro-batching "
+            "is exact where examples meet only in sums; use microbatches=1, or move this op out of "
+            "the differentiated part."
+        )  # fmt: skip
+
+    def _coupled(self, op: Op, late: Sequence[int], how: str = "") -> None:
+        """A finished sum is needed by every example: compute it before, estimate it, or give up."""
+        if all(self._light(v) for v in late) and not how:
+            self._want_whole(late)
+            return
+        roots = self._roots(late)
+        if self.per_microbatch and roots and not how and not roots <= self.local:
+            self.local |= roots
+            self.restart = True
+            return
+        lines = sorted({f"{self.maker[v].primitive} at {self.maker[v].where.line}" for v in roots})
+        how = how or f"uses, for every example, what {' and '.join(lines) or 'an earlier op'} sums over the whole batch"
+        raise CouplingError(
+            f"{self.step.name} couples the examples of its batch, so {self.mesh[0]} micro-batches cannot compute the "
+            f"same: {op.primitive} at {op.where.line} {how}. Use Options(per_microbatch=True) to compute such sums "
+            "over each micro-batch alone (as GPipe does for batch normalisation), or microbatches=1."
+        )
+
+    def _want_whole(self, ids: Iterable[int]) -> None:
+        self.whole.update(ids)
+        self.restart = True
+
+    def _light(self, v: int) -> bool:
+        """Whether a value is computed from the data alone, without any matrix product."""
+        state = {self.graph.inputs[i] for i, _ in self.step.state}
+        seen: set[int] = set()
+        stack = [v]
+        while stack:
+            w = stack.pop()
+            if w in seen:
+                continue
+            seen.add(w)
+            op = self.maker.get(w)
+            if op is None:
+                if w in state and self.values[w].shape:
+                    return False
+                continue
+            if op.primitive in _HEAVY or op.loop is not None or op.opaque:
+                return False
+            stack.extend(op.operands)
+        return True
+
+    def _roots(self, ids: Iterable[int]) -> set[int]:
+        """The sums over the batch that values are computed from."""
+        found: set[int] = set()
+        seen: set[int] = set()
+        stack = list(ids)
+        while stack:
+            v = stack.pop()
+            if v in seen or v not in self.maker:
+                continue
+            seen.add(v)
+            if is_sum(self.places[v]):
+                found.add(v)
+            elif self.places[v] == AFTER:
+                stack.extend(self.maker[v].operands)
+        return found
+
+    # what runs when
+
+    def timing(self) -> Timing:
+        before: dict[int, None] = {}
+        loop: dict[int, None] = {}
+        after: dict[int, None] = {}
+        early: set[int] = set()
+        inside: set[int] = set()
+        late = {v for v in self.graph.outputs if not self.values[v].literal}
+        for op in reversed(self.graph.ops):
+            for v in op.results:
+                place = self.places[v]
+                again = place == SAME and v in inside and op.primitive in _MOVED
+                if again:
+                    loop[op.id] = None
+                    inside.update(op.operands)
+                    self.actions[op.id] = REPEAT
+                if v in early or (place == SAME and (v in late or (v in inside and not again))):
+                    before[op.id] = None
+                    early.update(op.operands)
+                if place == AFTER and v in late:
+                    after[op.id] = None
+                    late.update(op.operands)
+                if place not in (SAME, AFTER) and (v in inside or v in late):
+                    loop[op.id] = None
+                    inside.update(op.operands)
+        wanted = [v for v in sorted(late) if not self.values[v].literal]
+        looped = {v for op in self.graph.ops if op.id in loop for v in op.results}
+        looped |= {self.graph.inputs[i] for i in self.batch}
+        ops = self.graph.ops
+        return Timing(
+            self.mesh[0],
+            dict(self.batch),
+            self.places,
+            self.actions,
+            tuple(op for op in ops if op.id in before),
+            tuple(op for op in ops if op.id in loop),
+            tuple(op for op in ops if op.id in after),
+            tuple(v for v in wanted if v in looped and self.places[v] <= SUM),
+            tuple(v for v in wanted if v in looped and self.places[v] >= 0 and v in self.maker),
+            frozenset(self.local),
+        )
+
+
+def _shift(place: int, by: int) -> int:
+    if place < 0:
+        return place
+    return place + by if place + by >= 0 else _LENGTH
+
+
+def _joined(a: int, b: int) -> int | None:
+    """The placement that both can be brought to, or None."""
+    if a == b or b == SAME:
+        return a
+    if a == SAME:
+        return b
+    return SUM if {a, b} == {LOCAL, SUM} else None
