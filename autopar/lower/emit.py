@@ -121,9 +121,8 @@ class _Writer:
     def loop(self, outside: Scope, stacked: Mapping[int, Array]) -> tuple[Array, ...]:
         """Run all micro-batches; sums and joined parts are put into ``outside``."""
         section = self.section
-        leave = (*section.stacked, *section.parts_out)
 
-        def body(sums: Sequence[Array] | None, xs: tuple[Array, Sequence[Array]]) -> tuple[list[Array], list[Array]]:
+        def body(sums: Sequence[Array], xs: tuple[Array, Sequence[Array]]) -> tuple[list[Array], list[Array]]:
             index, parts = xs
             inner = Scope(outside)
             evaluator = _Looping(
@@ -133,17 +132,15 @@ class _Writer:
                 inner.put(v, _layout(self.timing.places[v]), part)
             evaluator.ops(section.loop, inner)
             added = [evaluator.read(inner, v, _layout(self._summed_as(v))) for v in section.summed]
-            if sums is not None:
-                added = [self.add(v, a, b) for v, a, b in zip(section.summed, sums, added, strict=True)]
-            return added, [evaluator.read(inner, v, _layout(self.timing.places[v])) for v in leave]
+            added = [self.add(v, a, b) for v, a, b in zip(section.summed, sums, added, strict=True)]
+            made = [evaluator.read(inner, v, _layout(self.timing.places[v])) for v in section.stacked]
+            sent = [evaluator.read(inner, v, _layout(self.timing.places[v])) for v in section.parts_out]
+            # No partial sum passes a barrier of two: what leaves for another stage is finished.
+            return added, [*made, *(jax.lax.optimization_barrier((x, index))[0] for x in sent)]
 
-        if self.microbatches == 1:
-            sums, found = body(None, (jnp.int32(0), [x[0] for x in stacked.values()]))
-            found = [x[None] for x in found]
-        else:
-            start = [self.start(v) for v in section.summed]
-            xs = (jnp.arange(self.microbatches, dtype=jnp.int32), list(stacked.values()))
-            sums, found = jax.lax.scan(body, start, xs, length=self.microbatches)
+        start = [self.start(v) for v in section.summed]
+        xs = (jnp.arange(self.microbatches, dtype=jnp.int32), list(stacked.values()))
+        sums, found = jax.lax.scan(body, start, xs, length=self.microbatches)
         for v, array in zip(section.summed, sums, strict=True):
             outside.put(v, _WHOLE, array)
         for v, array in zip(section.stacked, found, strict=False):
@@ -152,7 +149,7 @@ class _Writer:
 
     def _summed_as(self, v: int) -> int:
         place = self.timing.places[v]
-        return SUM if place == LOCAL and self.microbatches > 1 else place
+        return SUM if place == LOCAL else place
 
     def start(self, v: int) -> Array:
         """What the sum of ``v`` begins with."""

@@ -1,6 +1,20 @@
 """Cuts a traced step over time (micro-batches) and over devices (stages). Plain data, no jax."""
 
+from autopar.partition.loop_stages import forward_ops
 from autopar.partition.section import Section
+from autopar.partition.staging import Crossing, StageSection, Staging, stage_step
 from autopar.partition.timing import AFTER, LOCAL, SAME, Timing, time_step
 
-__all__ = ["AFTER", "LOCAL", "SAME", "Section", "Timing", "time_step"]
+__all__ = [
+    "AFTER",
+    "LOCAL",
+    "SAME",
+    "Crossing",
+    "Section",
+    "StageSection",
+    "Staging",
+    "Timing",
+    "forward_ops",
+    "stage_step",
+    "time_step",
+]

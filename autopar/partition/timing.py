@@ -52,7 +52,7 @@ class Timing:
       actions: op id -> the action of an op in the loop along the time axis (ops of regions too).
       before, loop, after: ops of the top level in execution order. An op may stand in two of them.
       summed: values of the loop that add up, as later ops or the caller want them (a LOCAL one is averaged).
-      stacked: values of the loop whose parts later ops or the caller want put together.
+      stacked: values of the loop whose parts later ops or the caller want put together (of one micro-batch: all).
       local: values estimated from one micro-batch where they are made.
     """
 
@@ -359,6 +359,10 @@ class _Clock:
                 stack.extend(self.maker[v].operands)
         return found
 
+    def _joined_later(self, v: int) -> bool:
+        """Whether a value of the loop is put together from parts, not added up."""
+        return self.places[v] >= 0 or (self.places[v] == LOCAL and self.mesh == (1,))
+
     # what runs when
 
     def timing(self) -> Timing:
@@ -397,8 +401,8 @@ class _Clock:
             tuple(op for op in ops if op.id in before),
             tuple(op for op in ops if op.id in loop),
             tuple(op for op in ops if op.id in after),
-            tuple(v for v in wanted if v in looped and self.places[v] <= SUM),
-            tuple(v for v in wanted if v in looped and self.places[v] >= 0 and v in self.maker),
+            tuple(v for v in wanted if v in looped and not self._joined_later(v)),
+            tuple(v for v in wanted if v in looped and self._joined_later(v) and v in self.maker),
             frozenset(self.local),
         )
 

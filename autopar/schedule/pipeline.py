@@ -1,4 +1,4 @@
-"""What the runtime runs: stages, their programs, and the arrays between them. Plain data.
+"""A step cut into stages, as the runtime runs it: stages, their programs, and the arrays between them. Plain data.
 
 A *buffer* is a named array of one stage. ``scope`` says how many of it there are and how long it lives:
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autopar.schedule import Schedule
+from autopar.schedule.task import Schedule
 
 Spec = tuple[tuple[str, ...], ...]  # per tensor dim, the mesh axes that split it, major to minor
 
