@@ -1,5 +1,29 @@
 """The order of work in a pipeline, as data with one checker."""
 
+from autopar.schedule.check import check_schedule
+from autopar.schedule.execution import Program, executed, needs
+from autopar.schedule.memory import MOST_IN_FLIGHT, in_flight, in_flight_bound
+from autopar.schedule.orders import gpipe, inference, interleaved, one_f_one_b, zb_h1
+from autopar.schedule.table import CHUNKED, SCHEDULES, make_schedule
 from autopar.schedule.task import Kind, Schedule, Task
 
-__all__ = ["Kind", "Schedule", "Task"]
+__all__ = [
+    "CHUNKED",
+    "MOST_IN_FLIGHT",
+    "SCHEDULES",
+    "Kind",
+    "Program",
+    "Schedule",
+    "Task",
+    "check_schedule",
+    "executed",
+    "gpipe",
+    "in_flight",
+    "in_flight_bound",
+    "inference",
+    "interleaved",
+    "make_schedule",
+    "needs",
+    "one_f_one_b",
+    "zb_h1",
+]
