@@ -91,7 +91,9 @@ def zb_h1(stages: int, microbatches: int) -> Schedule:
 
     Stage ``s`` runs the weight task of micro-batch ``m`` after the backward task of ``m + s``. So the last stages,
     which start late, catch up at first and have work left at the end, where they would idle; and no stage holds more
-    than ``stages`` micro-batches, which is what the first stage holds under 1F1B.
+    than ``stages`` micro-batches, which is what the first stage holds under 1F1B. With equal stages, at least as many
+    micro-batches, and weight tasks (W) no longer than forward (F) and backward tasks (B), a worker idles for
+    ``(stages - 1) * (F + B - W)``; under 1F1B for ``(stages - 1) * (F + B + W)``.
 
     >>> [" ".join(map(str, tasks)) for tasks in zb_h1(2, 2).workers]
     ['F0.0 F0.1 B0.0 W0.0 B0.1 W0.1', 'F1.0 B1.0 F1.1 B1.1 W1.0 W1.1']

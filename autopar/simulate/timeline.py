@@ -69,15 +69,9 @@ def simulate_schedule(
     >>> line.step_s, line.busy_s, line.bubble
     (8.0, (6.0, 6.0), 0.25)
     """
-    arrivals: dict[Program, tuple[tuple[Program, float], ...]] = {}  # what a task needs, and how long it is on its way
-    ends: dict[Program, list[float]] = {}  # by micro-batch
-    for kind in schedule.kinds:
-        for stage in range(schedule.stages):
-            ends[kind, stage] = [math.nan] * schedule.microbatches
-            arrivals[kind, stage] = tuple(
-                (program, 0 if program[1] == stage else _seconds(transfer_s(program[1], stage), (program[1], stage)))
-                for program in needs(kind, stage, schedule.stages)
-            )
+    programs = [(kind, stage) for kind in schedule.kinds for stage in range(schedule.stages)]
+    arrivals = {program: _arrivals(program, schedule.stages, transfer_s) for program in programs}
+    ends: dict[Program, list[float]] = {program: [math.nan] * schedule.microbatches for program in programs}
     free: list[float] = [0] * len(schedule.workers)
     busy: list[float] = [0] * len(schedule.workers)
     events = []
@@ -92,6 +86,17 @@ def simulate_schedule(
         events.append(Event(task, worker, start, start + seconds))
     events.sort(key=lambda event: event.start_s)
     return Timeline(tuple(events), max(free), tuple(busy))
+
+
+def _arrivals(program: Program, stages: int, transfer_s: Callable[[int, int], float]) -> list[tuple[Program, float]]:
+    """What a task waits for, and the seconds that its result is on the way."""
+    kind, stage = program
+    found: list[tuple[Program, float]] = []
+    for needed in needs(kind, stage, stages):
+        source = needed[1]
+        way = f"a transfer from stage {source} to stage {stage}"
+        found.append((needed, 0 if source == stage else _seconds(transfer_s(source, stage), way)))
+    return found
 
 
 def _seconds(value: float, what: object) -> float:
