@@ -23,15 +23,11 @@ def gpipe(stages: int, microbatches: int) -> Schedule:
       OptionError: a count is not a positive integer.
     """
     _check_counts(stages=stages, microbatches=microbatches)
-    return Schedule(
-        "gpipe",
-        stages,
-        microbatches,
-        tuple(
-            (*_tasks(Kind.FORWARD, stage, microbatches), *_tasks(Kind.BACKWARD, stage, microbatches))
-            for stage in range(stages)
-        ),
+    lists = tuple(
+        (*_tasks(Kind.FORWARD, stage, microbatches), *_tasks(Kind.BACKWARD, stage, microbatches))
+        for stage in range(stages)
     )
+    return Schedule("gpipe", stages, microbatches, lists)
 
 
 def one_f_one_b(stages: int, microbatches: int) -> Schedule:
@@ -53,12 +49,14 @@ def interleaved(stages: int, microbatches: int, workers: int) -> Schedule:
     """Interleaved 1F1B (Narayanan et al. 2021, section 2.2): several stages on a worker, for a shorter ramp.
 
     Stage ``s`` is on worker ``s % workers``. Micro-batches go in rounds (:func:`rounds`); a worker runs a round through
-    its first stage, then through its second, and so on. Worker ``w`` starts with ``2 * (workers - 1 - w)`` forward
-    passes, and a (longest) round's for each of its stages but one; then forward and backward passes take turns. Half
-    of the first part would do if transfers took no time; the other half hides them, as in Megatron-LM.
+    its first stage, then through its second, and so on. Worker ``w`` starts with ``(chunks - 1) * round + 2 * (workers
+    - 1 - w)`` forward passes, where ``round`` is the length of the longest round and ``chunks`` the number of stages on
+    a worker; then forward and backward passes take turns. 1 in place of 2 would do if transfers took no time; 2, as in
+    Megatron-LM, hides them behind work.
 
-    Where micro-batches divide among the workers this is Megatron-LM's order. Where they do not, the rounds are longer:
-    with equal stages, the idle time stays ``workers - 1`` forward and backward passes of one stage.
+    Where micro-batches divide among the workers this is Megatron-LM's order. Where they do not, rounds are longer than
+    the line of workers, not shorter: with equal stages and at least as many micro-batches as workers, a worker idles
+    for ``workers - 1`` forward and backward passes of one stage in either case, ``chunks`` times less than under 1F1B.
 
     Args:
       stages: a multiple of ``workers``. With one stage on each worker this is plain 1F1B.
