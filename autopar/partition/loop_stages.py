@@ -1,8 +1,8 @@
 """Which stage computes which op of the loop over micro-batches.
 
 Forward ops are cut where the caller says, in the order of the trace. Two kinds of op belong to no stage and are
-computed wherever they are read (*floating*): what is the same for all micro-batches, and what is cheap and computed from
-the data and keys alone (masks, positions, shifted labels).
+computed wherever they are read (*floating*): what is the same for all micro-batches, and what is cheap and computed
+from the data and keys alone (masks, positions, shifted labels).
 
 A backward op runs on the highest stage that is not above those of the gradients it reads and that holds the forward
 values it reads: those it made, received, or keeps as parameters. So gradients flow from the last stage to the first,

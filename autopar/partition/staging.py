@@ -42,8 +42,8 @@ class StageSection:
       state: input indices of the leaves that it keeps.
       feeds: input value ids that the caller hands to it whole.
 
-    ``section.whole`` holds the state, then the feeds, then what other stages send; ``section.wholes_out`` the successors
-    of the state, then the results for the caller, then what is sent.
+    ``section.whole`` holds the state, then the feeds, then what other stages send; ``section.wholes_out`` the
+    successors of the state, then the results for the caller, then what is sent.
     """
 
     index: int
