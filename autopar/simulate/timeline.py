@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from autopar.schedule import Program, Schedule, Task, executed, needs
+from autopar.schedule import Schedule, Task, Work, executed, needs
 
 
 class Event(NamedTuple):
@@ -71,7 +71,7 @@ def simulate_schedule(
     """
     programs = [(kind, stage) for kind in schedule.kinds for stage in range(schedule.stages)]
     arrivals = {program: _arrivals(program, schedule.stages, transfer_s) for program in programs}
-    ends: dict[Program, list[float]] = {program: [math.nan] * schedule.microbatches for program in programs}
+    ends: dict[Work, list[float]] = {program: [math.nan] * schedule.microbatches for program in programs}
     free: list[float] = [0] * len(schedule.workers)
     busy: list[float] = [0] * len(schedule.workers)
     events = []
@@ -88,10 +88,10 @@ def simulate_schedule(
     return Timeline(tuple(events), max(free), tuple(busy))
 
 
-def _arrivals(program: Program, stages: int, transfer_s: Callable[[int, int], float]) -> list[tuple[Program, float]]:
+def _arrivals(program: Work, stages: int, transfer_s: Callable[[int, int], float]) -> list[tuple[Work, float]]:
     """What a task waits for, and the seconds that its result is on the way."""
     kind, stage = program
-    found: list[tuple[Program, float]] = []
+    found: list[tuple[Work, float]] = []
     for needed in needs(kind, stage, stages):
         source = needed[1]
         way = f"a transfer from stage {source} to stage {stage}"
