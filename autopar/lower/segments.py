@@ -1,0 +1,307 @@
+"""Which ops of a planned stage run in which of its programs, and what passes between them.
+
+A stage is planned as one step: a loop over micro-batches, with its sums (:mod:`autopar.lower.emit`). Its body becomes
+``forward``, ``backward`` and ``weight``; what the loop waits for, ``prepare``; what waits for the loop, ``update.0``,
+``update.1``, ... A value that a later program reads passes through a buffer, in the layout in which it was made; a
+value of a micro-batch also in the converted form that the plan makes once for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from autopar.errors import InternalError
+from autopar.ir import Op, region_ports
+from autopar.partition import StageSection
+from autopar.plan import PlanFacts
+from autopar.sharding.layout import Layout, text
+from autopar.sharding.strategy import named
+from autopar.trace import Traced
+
+Form = tuple[int, Layout]  # a value in a layout
+
+PREPARE, FORWARD, BACKWARD, WEIGHT, UPDATE = 0, 1, 2, 3, 4
+_LOOP = (FORWARD, BACKWARD, WEIGHT)
+_NAMES = {PREPARE: "prepare", FORWARD: "forward", BACKWARD: "backward", WEIGHT: "weight"}
+
+
+def program_name(segment: int) -> str:
+    """The name of the program that a segment becomes."""
+    return _NAMES.get(segment, f"update.{segment - UPDATE}")
+
+
+@dataclass
+class Segment:
+    """One program.
+
+    Attributes:
+      ops: in execution order.
+      inputs: buffer name -> the forms that it holds.
+      outputs: buffer name -> (the form it shall hold, whether it is read as late readers do).
+      counts: whether it needs the number of the micro-batch.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    inputs: dict[str, tuple[Form, ...]] = field(default_factory=dict)
+    outputs: dict[str, tuple[Form, bool]] = field(default_factory=dict)
+    counts: bool = False
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A stage taken apart.
+
+    Attributes:
+      programs: segment number -> program, those with nothing to do left out.
+      buffers: name -> (the form it holds, its scope).
+      index: value id of the number of the micro-batch, None if nothing reads it.
+    """
+
+    programs: dict[int, Segment]
+    buffers: dict[str, tuple[Form, str]]
+    index: int | None
+
+
+def take_apart(written: Traced, plan: PlanFacts, info: StageSection, *, split_backward: bool) -> Segments:
+    """Take a planned stage apart.
+
+    Args:
+      written: the stage's section as :func:`autopar.lower.emit.emit` wrote it.
+      plan: a plan for it.
+      info: what the stage does.
+      split_backward: whether gradients of the stage's own parameters get a program of their own.
+    """
+    cutter = _Cutter(written, plan, info, split_backward)
+    cutter.assign()
+    cutter.enter()
+    cutter.leave()
+    cutter.connect()
+    programs = {k: s for k, s in sorted(cutter.segments.items()) if s.outputs}
+    return Segments(programs, cutter.buffers, cutter.index)
+
+
+class _Cutter:
+    def __init__(self, written: Traced, plan: PlanFacts, info: StageSection, split_backward: bool) -> None:
+        self.graph = written.step.graph
+        self.values = self.graph.values
+        self.plan = plan
+        self.info = info
+        self.split_backward = split_backward
+        loops = [op for op in self.graph.ops if op.loop is not None and not op.where.mark]
+        if len(loops) != 1:
+            raise InternalError(f"stage {info.index} has {len(loops)} loops over micro-batches")
+        self.loop = loops[0]
+        assert self.loop.loop is not None
+        self.counts = self.loop.loop
+        (self.body,) = self.loop.regions
+        self.late_ports = self.loop.where.phase != "forward"
+        self.came_from = {
+            (v, late): {move.apply(src): src for src, move in arcs}
+            for late, moves in ((False, plan.moves), (True, plan.remade))
+            for v, arcs in moves.items()
+        }
+        self.segments: dict[int, Segment] = {}
+        self.segment_of: dict[int, int] = {}  # value -> the segment that makes it
+        self.made = dict(plan.layouts)
+        self.buffers: dict[str, tuple[Form, str]] = {}
+        self.held: dict[Form, str] = {}  # what comes into the programs from outside -> its buffer
+        self.index: int | None = None
+
+    # ops
+
+    def assign(self) -> None:
+        """Give every op its segment."""
+        needed = set(self.loop.operands)
+        early: set[int] = set()
+        for op in reversed(self.graph.ops):
+            if not needed.isdisjoint(op.results):
+                early.add(op.id)
+                needed.update(op.operands)
+        for op in self.graph.ops:
+            if op.id in early:
+                self._put(op, PREPARE)
+            elif op is not self.loop:
+                self._put(op, UPDATE + self.info.rounds.get(self._mark(op), 0))
+        for op in self.body.ops:
+            mark = self._mark(op)
+            if mark not in self.info.backward:
+                self._put(op, FORWARD)
+            else:
+                self._put(op, WEIGHT if self.split_backward and mark in self.info.weight else BACKWARD)
+
+    def _mark(self, op: Op) -> int:
+        return int(op.where.mark) if op.where.mark else -1
+
+    def _put(self, op: Op, segment: int) -> None:
+        segment = max([segment, *(self.segment_of.get(v, segment) for v in op.operands)])
+        self.segments.setdefault(segment, Segment()).ops.append(op)
+        self.segment_of.update((v, segment) for v in op.results)
+        if op.loop is None:
+            strategy = named(op.rule, self.plan.mesh_shape, self.plan.ops[op.id])
+            if strategy is None:
+                raise InternalError(f"{op.primitive} at {op.where.line} has no strategy {self.plan.ops[op.id]}")
+            self.made.update(zip(op.results, strategy.results, strict=True))
+
+    # what comes in
+
+    def _buffer(self, name: str, form: Form, scope: str) -> str:
+        self.buffers[name] = (form, scope)
+        return name
+
+    def enter(self) -> None:
+        """Buffers of what comes from outside, and of what the loop reads from before it."""
+        section = self.info.section
+        for k, v in enumerate(self.graph.inputs[: len(section.whole)]):
+            form = (v, self.plan.layouts[v])
+            if k < len(self.info.state):
+                self.held[form] = self._buffer(f"state{self.info.state[k]}", form, "state")
+            else:
+                kind = "feed" if section.whole[k] in self.info.feeds else "got"
+                self.held[form] = self._buffer(f"{kind}{section.whole[k]}", form, "step")
+        prepare = self.segments.setdefault(PREPARE, Segment())
+        consts, carry = self.counts.consts, self.counts.carry
+        for k, v in enumerate(self.loop.operands[: consts + carry]):
+            inner = self.body.inputs[k]
+            form = (v, self.plan.layouts[inner])
+            if k >= consts:
+                name = self._buffer(f"sum{k - consts}", (inner, form[1]), "step")
+                self.held[inner, form[1]] = name
+                prepare.outputs[name] = (form, self.late_ports)
+            elif form in self.held:
+                self.held[inner, form[1]] = self.held[form]
+            else:
+                name = self._buffer(f"const{v}:{text(form[1])}", form, "step")
+                self.held[inner, form[1]] = self.held[form] = name
+                prepare.outputs[name] = (form, self.late_ports)
+        stacked = self.body.inputs[consts + carry :]
+        numbers = len(stacked) - len(section.parts)
+        if numbers:
+            self.index = stacked[0]
+        for inner, v in zip(stacked[numbers:], section.parts, strict=True):
+            form = (inner, self.plan.layouts[inner])
+            self.held[form] = self._buffer(f"part{v}", form, "microbatch")
+
+    # what goes out
+
+    def leave(self) -> None:
+        """Sums go on; parts wait for the updates or leave; results and the state's successors leave."""
+        consts, carry = self.counts.consts, self.counts.carry
+        section = self.info.section
+        for k, v in enumerate(self.body.outputs[:carry]):
+            inner = self.body.inputs[consts + k]
+            layout = self.plan.layouts[inner]
+            if v != inner:
+                self._out(f"sum{k}", (v, layout), self.late_ports, BACKWARD)
+            self.held[self.loop.results[k], layout] = f"sum{k}"
+        names = [*(f"join{v}" for v in section.stacked), *(f"sent{v}" for v in section.parts_out)]
+        for name, v, result in zip(names, self.body.outputs[carry:], self.loop.results[carry:], strict=True):
+            layout = tuple(p - 1 if p > 0 else p for p in self.plan.layouts[result])
+            form = (v, layout)
+            if v in self.segment_of:
+                self._buffer(name, form, "microbatch")
+                self._out(name, form, self.late_ports, FORWARD)
+            elif form in self.held:
+                name = self.held[form]
+            else:
+                raise InternalError(f"{name} of stage {self.info.index} comes in otherwise than it leaves")
+            self.held[result, self.plan.layouts[result]] = name
+        readers: dict[int, int] = {}  # input -> the last segment that reads it
+        for k, segment in self.segments.items():
+            for op in segment.ops:
+                readers.update((v, max(k, readers.get(v, 0))) for v in op.operands)
+        for k, v in enumerate(self.graph.outputs[: len(section.wholes_out)]):
+            form = (v, self.plan.results[k].layout)
+            if k >= len(self.info.state):
+                self._out(self._buffer(f"out{k}", form, "step"), form, True, UPDATE)
+            elif v != self.graph.inputs[k]:
+                self._out(f"state{self.info.state[k]}", form, True, max(UPDATE, readers.get(self.graph.inputs[k], 0)))
+
+    def _out(self, name: str, form: Form, late: bool, least: int) -> None:
+        segment = max(least, self.segment_of.get(form[0], least)) if least >= UPDATE else self.segment_of[form[0]]
+        self.segments.setdefault(segment, Segment()).outputs[name] = (form, late)
+
+    # what passes between programs
+
+    def connect(self) -> None:
+        """Give every program the forms that it reads and does not make."""
+        reads = {k: self._reads(segment.ops) for k, segment in self.segments.items()}
+        self.early = {k: {form for form, late in found if not self._remade(form, late)} for k, found in reads.items()}
+        for k in sorted(self.segments):
+            segment = self.segments[k]
+            for form, late in (*sorted(reads[k]), *segment.outputs.values()):
+                self._bring(k, form, late)
+
+    def _reads(self, ops: Iterable[Op]) -> set[tuple[Form, bool]]:
+        """The forms that ops read, those inside their regions included, and whether late."""
+        found: set[tuple[Form, bool]] = set()
+        for op in ops:
+            late = op.where.phase != "forward"
+            if op.loop is None:
+                strategy = named(op.rule, self.plan.mesh_shape, self.plan.ops[op.id])
+                assert strategy is not None
+                found.update(((v, x), late) for v, x in zip(op.operands, strategy.operands, strict=True))
+                continue
+            for port in region_ports(op):
+                layout: Layout = (-1,) * len(self.plan.mesh_shape)
+                if port.makes:
+                    inner, shift = port.makes[0]
+                    layout = tuple(p - shift if p >= 0 else p for p in self.plan.layouts[inner])
+                for v, stacked in port.reads:
+                    found.add(((v, tuple(p + stacked if p >= 0 else p for p in layout)), late))
+            for region in op.regions:
+                found |= self._reads(region.ops)
+        return found
+
+    def _remade(self, form: Form, late: bool) -> bool:
+        return late and form[1] in self.came_from.get((form[0], True), {})
+
+    def _bring(self, k: int, form: Form, late: bool) -> None:
+        """See to it that program ``k`` can make or read ``form``: what an evaluator does, before it runs."""
+        v, layout = form
+        if self.values[v].literal:
+            return
+        if v == self.index:
+            self.segments[k].counts = True
+            return
+        if self._remade(form, late):
+            self._bring(k, (v, self.came_from[v, True][layout]), late)
+            return
+        source = self.came_from.get((v, False), {}).get(layout)
+        maker = self.segment_of.get(v)
+        if form in self.held:
+            self._take(k, self.held[form], form)
+        elif maker is None and v not in self.made:
+            return  # made and read inside a loop of the user
+        elif maker == k:
+            if layout != self.made[v] and source is not None:
+                self._bring(k, (v, source), False)
+        elif maker is not None and (earlier := self._converted_earlier(k, maker, form)) is not None:
+            self._hand_over(earlier, k, form)
+        elif source is not None and layout != self.made.get(v):
+            self._bring(k, (v, source), False)
+        elif maker is not None:
+            self._hand_over(maker, k, form)
+        elif v in self._outside:
+            raise InternalError(
+                f"stage {self.info.index} never gets {self.values[v].name or f'value {v}'} as {text(layout)}"
+            )
+
+    @property
+    def _outside(self) -> set[int]:
+        return {*self.graph.inputs, *self.graph.constants, *self.body.inputs, *self.loop.results}
+
+    def _converted_earlier(self, k: int, maker: int, form: Form) -> int | None:
+        """An earlier program that has a value of the same scope in this form already."""
+        scope = [j for j in self.segments if maker <= j < k and (j in _LOOP) == (maker in _LOOP)]
+        return next((j for j in sorted(scope) if form in self.early[j]), None)
+
+    def _take(self, k: int, name: str, form: Form) -> None:
+        inputs = self.segments[k].inputs
+        inputs[name] = tuple(dict.fromkeys((*inputs.get(name, ()), form)))
+
+    def _hand_over(self, maker: int, k: int, form: Form) -> None:
+        name = f"v{form[0]}:{text(form[1])}"
+        self._buffer(name, form, "microbatch" if maker in _LOOP else "step")
+        self.segments[maker].outputs.setdefault(name, (form, False))
+        self._take(k, name, form)
