@@ -16,6 +16,7 @@ from autopar.errors import (
     PlanError,
     RuleError,
     SolverError,
+    StageError,
     TraceError,
 )
 from autopar.lower import Audit
@@ -40,6 +41,7 @@ __all__ = [
     "PlanError",
     "RuleError",
     "SolverError",
+    "StageError",
     "TraceError",
     "compile",
     "load_plan",

@@ -42,6 +42,10 @@ class OptionError(AutoparError, ValueError):
     """An option has a value that autopar does not know."""
 
 
+class StageError(AutoparError):
+    """A stage of a pipeline failed while it ran, or its worker is gone."""
+
+
 class MemoryWarning(UserWarning):
     """A compiled step needs more memory than its plan predicted."""
 

@@ -9,12 +9,13 @@ A *buffer* is a named array of one stage. ``scope`` says how many of it there ar
 A *program* reads and writes buffers of its stage by name. The programs of a stage run in this order in every
 step: ``prepare`` once; ``forward``, ``backward`` and ``weight`` once for each micro-batch, as the schedule says;
 ``update.0``, ``update.1``, ... once. A program that is not there has nothing to do. A program of a micro-batch
-reads and writes that micro-batch's own buffers of scope ``microbatch``. An update that reads such a buffer gets
-all of them, one argument each, in order of micro-batches. A name among both ``inputs`` and ``outputs`` is
+reads and writes that micro-batch's own buffers of scope ``microbatch``. A program that runs once and reads such a
+buffer gets all of them, one argument each, in order of micro-batches. A name among both ``inputs`` and ``outputs`` is
 updated in place (accumulators, state).
 
-A *transfer* hands a buffer of one stage to another stage as soon as it is written: for scope ``microbatch`` once per
-micro-batch, otherwise once per step. It arrives in the layout of the destination's buffer.
+A *transfer* hands a buffer of one stage to another stage as soon as it is written for the last time in the step
+(what is fed: at its start): for scope ``microbatch`` once per micro-batch, for ``step`` once. It arrives in the layout
+of the destination's buffer. State is not transferred, nor is a received buffer handed on.
 """
 
 from __future__ import annotations

@@ -1,0 +1,286 @@
+"""One host of a worker, as a Ray actor: its devices, its part of the state, and its instruction list.
+
+The driver sends numbered requests. An actor takes them in order of their numbers, one at a time; while one request
+waits for its results to be computed, the next is already being dispatched.
+
+A request never raises: what went wrong comes back as a :class:`Failure`, so that the driver can tell the cause from
+its consequences. After a failure the actor closes its connections, which wakes its peers, which close theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import ray
+from jax.sharding import NamedSharding
+
+from autopar.runtime.arrays import cut, mesh_of, sharding
+from autopar.runtime.boxes import Box
+from autopar.runtime.check import check_instructions
+from autopar.runtime.instructions import Register, instructions, kept
+from autopar.runtime.interpreter import Interpreter, Span, donated
+from autopar.runtime.ray import links
+from autopar.runtime.ray.links import Link, LinkError
+from autopar.runtime.ray.mail import Mail
+from autopar.runtime.ray.ports import Place, Post, RayPorts, peers
+from autopar.runtime.ray.programs import Parcel, unpack
+from autopar.schedule import Pipeline
+
+_CONNECT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong in an actor.
+
+    Attributes:
+      message: one sentence.
+      trace: the actor's traceback.
+      consequence: whether it is only that a peer is gone.
+    """
+
+    message: str
+    trace: str
+    consequence: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """How an actor introduces itself: its host's name and address, its process, and the port where it listens."""
+
+    host: str
+    address: str
+    pid: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an actor needs to know about the run. ``programs`` are those of its stages, by stage and name."""
+
+    pipeline: Pipeline
+    place: Place
+    programs: Mapping[tuple[int, str], Parcel]
+
+
+Parts = list[tuple[Box, np.ndarray]]  # of an array that may lie on several hosts: which part, and its values
+
+
+class Host:
+    """See the module. Its methods are called through Ray, and run in several threads."""
+
+    def __init__(self):
+        self._address = ray.util.get_node_ip_address()
+        self._server = links.listen(self._address)
+        self._turn = threading.Condition()
+        self._next = 0
+        self._posts: dict[int, Post] = {}
+        self._mail: dict[int, Mail] = {}
+        self._failed = False
+
+    def hello(self) -> Hello:
+        """Who and where it is."""
+        return Hello(socket.gethostname(), self._address, os.getpid(), self._server.getsockname()[1])
+
+    def free_port(self) -> int:
+        """A port that is free now, for the coordinator of jax.distributed."""
+        with links.listen(self._address) as server:
+            return server.getsockname()[1]
+
+    def join(self, coordinator: str, count: int, number: int) -> Failure | None:
+        """Joins the other hosts of its worker."""
+
+        def run() -> None:
+            if os.environ["JAX_PLATFORMS"] == "cpu":
+                jax.config.update("jax_cpu_collectives_implementation", "gloo")
+            jax.distributed.initialize(coordinator, count, number)
+
+        return self._guard(run)
+
+    def devices(self) -> int | Failure:
+        """Number of devices of this actor."""
+        return self._guard(lambda: len(jax.local_devices()))
+
+    def connect(self, order: Order, addresses: list[tuple[str, int]], key: bytes) -> set[int] | Failure:
+        """Connects to its peers.
+
+        Returns:
+          Those that it called and could not reach.
+        """
+        return self._guard(lambda: self._connect(order, addresses, key))
+
+    def build(self, order: Order, others: Mapping[int, Any]) -> Failure | None:
+        """Compiles its programs and binds its instructions; ``others`` are the peers that it reaches only by mail."""
+
+        def run() -> None:
+            for number, actor in others.items():
+                self._mail[number] = Mail(actor.deliver, order.place.number, _name(number))
+                self._posts[number] = self._mail[number]
+            self._build(order)
+
+        return self._guard(run)
+
+    def deliver(self, sender: int, tag: int, references: list[Any]) -> None:
+        """Takes a message from a peer that has no connection."""
+        self._mail[sender].arrive(tag, references)
+
+    def hang_up(self) -> None:
+        """Closes every connection."""
+        for post in self._posts.values():
+            post.close()
+
+    def load(self, ticket: int, leaves: Mapping[Register, list[Any]]) -> Failure | None:
+        """Request: takes its part of the state; each leaf is a reference in a list."""
+
+        def run() -> None:
+            for register, (reference,) in leaves.items():
+                self._interpreter.write(register, self._place(register, ray.get(reference)))
+
+        return self._request(ticket, run)
+
+    def step(
+        self, ticket: int, number: int, feeds: Mapping[int, list[Any]], begin: float | None
+    ) -> tuple[dict[int, Parts], list[Span]] | Failure:
+        """Request: runs one step.
+
+        Args:
+          ticket: number of the request.
+          number: number of the step.
+          feeds: a reference in a list, by index among ``pipeline.feeds``.
+          begin: the time (``time.time``) when the step began, if it is to be measured.
+
+        Returns:
+          This actor's parts of the results, by index among ``pipeline.fetches``, and what was measured.
+        """
+
+        def run() -> tuple[dict[int, Any], list[Span]]:
+            self._feed(feeds)
+            self._ports.step = number
+            spans: list[Span] = []
+            if begin is None:
+                self._interpreter.step(number)
+            else:
+                spans = self._interpreter.timed_step(number, time.perf_counter() - (time.time() - begin))
+            fetches = enumerate(self._pipeline.fetches)
+            return {
+                n: self._interpreter.take(Register(f.stage, f.buffer)) for n, f in fetches if self._mine(f.stage)
+            }, spans
+
+        def finish(found: tuple[dict[int, Any], list[Span]]) -> tuple[dict[int, Parts], list[Span]]:
+            return {n: _parts(value) for n, value in found[0].items()}, found[1]
+
+        return self._request(ticket, run, finish)
+
+    def state(self, ticket: int) -> dict[int, Parts] | Failure:
+        """Request: its parts of the state, by index among ``pipeline.keeps``."""
+
+        def run() -> dict[int, Parts]:
+            keeps = enumerate(self._pipeline.keeps)
+            return {
+                n: _parts(self._interpreter.read(Register(k.stage, k.buffer))) for n, k in keeps if self._mine(k.stage)
+            }
+
+        return self._request(ticket, run)
+
+    def _connect(self, order: Order, addresses: list[tuple[str, int]], key: bytes) -> set[int]:
+        wanted = peers(order.pipeline, order.place)
+        me = order.place.number
+        missing = set()
+        for number in sorted(n for n in wanted if n > me):  # the lower number calls; the other's backlog keeps it
+            try:
+                channel = links.connect(addresses[number], me, key, _CONNECT_S)
+                self._posts[number] = Link(channel, _name(number))
+            except OSError:
+                missing.add(number)
+        waited = {n for n in wanted if n < me}
+        until = time.monotonic() + _CONNECT_S
+        while waited - self._posts.keys() and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                if (caller := links.accept(self._server, key, left)) is not None:
+                    self._posts[caller[0]] = Link(caller[1], _name(caller[0]))
+        self._server.close()
+        return missing | (waited - self._posts.keys())
+
+    def _build(self, order: Order) -> None:
+        pipeline, place = order.pipeline, order.place
+        self._pipeline, self._worker = pipeline, place.worker
+        stages = [s for s in pipeline.stages if self._mine(s.index)]
+        meshes = {s.index: mesh_of(s, jax.devices()) for s in stages}
+        self._shardings: dict[tuple[int, str], NamedSharding] = {
+            (s.index, b.name): sharding(b, meshes[s.index]) for s in stages for b in s.buffers.values()
+        }
+        programs = {
+            (s.index, p.name): unpack(order.programs[s.index, p.name], pipeline, s, p, meshes[s.index])
+            for s in stages
+            for p in s.programs.values()
+        }
+        lists = instructions(pipeline)
+        check_instructions(pipeline, lists)
+        code = lists[place.worker]
+        self._ports = RayPorts(pipeline, place, programs, meshes, self._posts, donated(code))
+        self._interpreter = Interpreter(place.worker, code, self._ports)
+        self._state = kept(pipeline, place.worker)
+
+    def _mine(self, stage: int) -> bool:
+        return self._pipeline.schedule.worker_of[stage] == self._worker
+
+    def _feed(self, feeds: Mapping[int, list[Any]]) -> None:
+        for number, (reference,) in feeds.items():
+            feed = self._pipeline.feeds[number]
+            value = ray.get(reference) if isinstance(reference, ray.ObjectRef) else reference
+            for register, part in cut(self._pipeline, feed, value).items():
+                self._interpreter.write(register, self._place(register, part))
+
+    def _place(self, register: Register, value: np.ndarray) -> jax.Array:
+        # Copies: the store's memory is shared, and a program may reuse that of its arguments.
+        where = self._shardings[register.stage, register.buffer]
+        return jax.make_array_from_callback(value.shape, where, lambda index: np.array(value[index]))
+
+    def _request(self, ticket: int, run: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
+        """Runs ``run`` when its turn comes, and then ``finish`` while the next request may start."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._next == ticket)
+        found = self._guard(run)
+        with self._turn:
+            self._next += 1
+            self._turn.notify_all()
+        return found if finish is None or isinstance(found, Failure) else self._guard(lambda: finish(found))
+
+    def _guard(self, run: Callable[[], Any]) -> Any:
+        if self._failed:
+            return Failure("an earlier request failed", "", consequence=True)
+        try:
+            return run()
+        except Exception as error:
+            self._failed = True
+            self.hang_up()
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            consequence = isinstance(error, LinkError)
+            return Failure(str(error), "".join(traceback.format_exception(cause)), consequence)
+
+
+def _name(number: int) -> str:
+    return f"actor {number}"
+
+
+def _parts(value: Any) -> Parts:
+    """The parts of an array that this actor answers for; waits for them."""
+    if not isinstance(value, jax.Array):
+        value = np.asarray(value)
+        return [(tuple((0, n) for n in value.shape), value)]
+    found = []
+    for shard in value.addressable_shards:
+        if shard.replica_id == 0:
+            bounds = (index.indices(size)[:2] for index, size in zip(shard.index, value.shape, strict=True))
+            found.append((tuple(bounds), np.array(shard.data)))
+    return found

@@ -1,0 +1,165 @@
+"""Getting processes from Ray: a cluster, a placement group with one bundle per host, and their end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from autopar.errors import ClusterError
+
+_GRANT_S = 15.0
+_END_S = 5.0
+
+
+def start(cpus: int) -> bool:
+    """Joins the Ray that this process uses, or the one at RAY_ADDRESS, or starts one on this machine.
+
+    Args:
+      cpus: how many CPUs a Ray started here offers at least. They are a count, not cores: stages may share a core.
+
+    Returns:
+      Whether it was started here, and so is to be ended here.
+    """
+    if ray.is_initialized():
+        return False
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        address="local",
+        num_cpus=max(cpus, os.cpu_count() or 1),
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
+    return True
+
+
+def reserve(bundles: Sequence[Mapping[str, float]]) -> PlacementGroup:
+    """One bundle of resources per host.
+
+    Raises:
+      ClusterError: Ray does not have them, or they are taken.
+    """
+    asked = ", ".join(f"{n:g} {name}" for name, n in _total(bundles).items())
+    asked = f"the pipeline needs {len(bundles)} actors with {asked} in all"
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    there = "; ".join(_words(node) for node in nodes)
+    if not _fits(bundles, nodes):
+        raise ClusterError(
+            f"{asked}, and the Ray cluster's nodes have {there}. Plan for a smaller cluster, or add nodes to Ray."
+        )
+    free = ray.available_resources()
+    if any(free.get(name, 0) < n for name, n in _total(bundles).items()):
+        raise ClusterError(
+            f"{asked}, and of what the Ray cluster has ({there}) only {_words(free)} are free. End what holds the "
+            f"rest, or wait for it."
+        )
+    group = placement_group([dict(bundle) for bundle in bundles], strategy="SPREAD")
+    if not group.wait(_GRANT_S):
+        remove_placement_group(group)
+        raise ClusterError(
+            f"{asked}, and Ray did not grant them within {_GRANT_S:g} s, although its nodes have {there}. Other "
+            f"jobs may have taken them meanwhile; `ray status` shows who holds what."
+        )
+    return group
+
+
+def actors(
+    kind: type,
+    group: PlacementGroup,
+    bundles: Sequence[Mapping[str, float]],
+    environments: Sequence[Mapping[str, str]],
+) -> list[Any]:
+    """One actor of class ``kind`` per bundle, each in a process with its own environment."""
+    remote: Any = ray.remote(kind)
+    found = []
+    for number, (bundle, variables) in enumerate(zip(bundles, environments, strict=True)):
+        options: dict[str, Any] = {
+            "num_cpus": bundle.get("CPU", 0),
+            "num_gpus": bundle.get("GPU", 0),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, number),
+            "runtime_env": {"env_vars": dict(variables)},
+            "max_concurrency": 8,  # steps in flight, and mail
+            "max_restarts": 0,
+        }
+        found.append(remote.options(**options).remote())
+    return found
+
+
+def environment(platform: str, devices: int) -> dict[str, str]:
+    """What an actor's process must know before jax starts in it."""
+    flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ.get("XLA_FLAGS", ""))
+    found = {
+        "JAX_PLATFORMS": platform,
+        "JAX_ENABLE_X64": str(int(jax.config.read("jax_enable_x64"))),
+        "XLA_FLAGS": " ".join(flags.split()),
+    }
+    if platform == "cpu":
+        found["JAX_NUM_CPU_DEVICES"] = str(devices)
+        # XLA runs the devices of one process in a pool of NPROC threads. With fewer threads than devices, a
+        # collective waits forever for a device that has no thread.
+        found["NPROC"] = str(max(devices, os.cpu_count() or 1))
+    return found
+
+
+def release(handles: Sequence[Any], group: PlacementGroup | None, pids: Sequence[int]) -> None:
+    """Ends actors and gives their bundles back.
+
+    Args:
+      handles: the actors.
+      group: their placement group.
+      pids: processes of actors on this machine: those still there after a while are killed, as a process inside
+        jax.distributed does not end on SIGTERM.
+    """
+    if ray.is_initialized():
+        for handle in handles:
+            ray.kill(handle)
+        if group is not None:
+            remove_placement_group(group)
+    until = time.monotonic() + _END_S
+    while (alive := [pid for pid in pids if _alive(pid)]) and time.monotonic() < until:
+        time.sleep(0.02)
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _total(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(b.get(name, 0) for b in bundles) for name in dict.fromkeys(n for b in bundles for n in b)}
+
+
+def _fits(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the bundles fit onto the nodes: largest first, each where most is left."""
+    left = [dict(node) for node in nodes]
+    for bundle in sorted(bundles, key=lambda b: -sum(b.values())):
+        able = [node for node in left if all(node.get(name, 0) >= n for name, n in bundle.items())]
+        if not able:
+            return False
+        best = max(able, key=lambda node: min((node[name] for name in bundle), default=0))
+        for name, n in bundle.items():
+            best[name] -= n
+    return True
+
+
+def _words(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU") if name in resources) or "nothing"

@@ -1,0 +1,436 @@
+"""The driver's side: starts the actors, hands out steps ahead of their results, and ends everything.
+
+A failure anywhere ends the run: it is reported once, as a :class:`~autopar.errors.StageError` that names the cause,
+and all actors are released.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import math
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.util.placement_group import PlacementGroup
+
+from autopar.errors import AutoparError, ClusterError, OptionError, PlanError, StageError
+from autopar.runtime.arrays import check_state, cut
+from autopar.runtime.instructions import Register
+from autopar.runtime.interpreter import Span
+from autopar.runtime.ray import cluster
+from autopar.runtime.ray.actor import Failure, Hello, Host, Order
+from autopar.runtime.ray.ports import Place, peers
+from autopar.runtime.ray.programs import pack
+from autopar.schedule import Buffer, Pipeline
+
+Arguments = Mapping[int, Any] | Sequence[Any]
+
+_START_S = 120.0
+_CAUSE_S = 3.0  # how long the consequences of a failure wait for its cause
+_INLINE_BYTES = 1 << 15
+
+
+class Handle:
+    """A result of a step that may not have run yet. ``np.asarray(handle)`` and ``float(handle)`` wait for it.
+
+    Attributes:
+      shape: its shape.
+      dtype: its dtype.
+    """
+
+    def __init__(self, get: Callable[[], np.ndarray], buffer: Buffer):
+        self._get = get
+        self.shape = buffer.shape
+        self.dtype = np.dtype(buffer.dtype)
+
+    def get(self) -> np.ndarray:
+        """The value.
+
+        Raises:
+          StageError: the step failed.
+        """
+        return self._get()
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self.get(), dtype)
+
+    def __float__(self) -> float:
+        return float(self.get())
+
+    def __repr__(self) -> str:
+        return f"Handle({self.dtype}{list(self.shape)})"
+
+
+class RayRuntime:
+    """Runs a pipeline on processes of a Ray cluster.
+
+    Args:
+      pipeline: the step, cut into stages.
+      programs: for each stage, by program name: jitted functions over a mesh like the stage's (an abstract one will
+        do), or plain callables, which run as they are.
+      hosts: for each worker, the number of actors that its stages span; one each by default.
+      platform: what the stages run on: ``cpu``, or ``cuda`` with one GPU per device of a stage.
+      transfer: how arrays go between workers: ``socket``, ``object_store``, or ``auto``: sockets where they connect.
+      ahead: how many steps may be dispatched before the first of them has its results.
+
+    Raises:
+      ClusterError: Ray does not have what is asked for.
+      OptionError: an option has a value that is not known.
+      StageError: an actor could not compile its programs.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        programs: Sequence[Mapping[str, Callable]],
+        *,
+        hosts: Sequence[int] | None = None,
+        platform: str = "cpu",
+        transfer: str = "auto",
+        ahead: int = 2,
+    ):
+        if transfer not in ("auto", "socket", "object_store"):
+            raise OptionError(f"transfer={transfer!r} is not known. Known: auto, object_store, socket.")
+        self._pipeline = pipeline
+        self._hosts = tuple(hosts or [1] * len(pipeline.schedule.workers))
+        self._places = [Place(w, h, self._hosts) for w, count in enumerate(self._hosts) for h in range(count)]
+        self._devices = _devices_per_host(pipeline, self._hosts)
+        self._ahead = ahead
+        self._actors: list[Any] = []
+        self._hellos: list[Hello] = []
+        self._group: PlacementGroup | None = None
+        self._error: AutoparError | None = None
+        self._tickets = self._steps = 0
+        self._flying: deque[_Request] = deque()
+        self._loaded = False
+        self._closed = False
+        parcels = pack(pipeline, programs, platform)
+        bundles = [
+            {"CPU": 1} if platform == "cpu" else {"CPU": 1, "GPU": self._devices[p.worker]} for p in self._places
+        ]
+        self._own = cluster.start(len(bundles))
+        atexit.register(self.close)
+        try:
+            self._start(bundles, platform)
+            self._build(parcels, transfer)
+        except BaseException:  # also Ctrl-C: nothing may be left behind
+            self.close()
+            raise
+
+    def load_state(self, arguments: Arguments) -> None:
+        """Puts the state onto the workers.
+
+        Args:
+          arguments: the leaves, by index among the step's flat arguments; others are ignored.
+
+        Raises:
+          PlanError: a leaf has another shape or dtype than the pipeline was made for.
+        """
+        self._need()
+        check_state(self._pipeline, arguments)
+        stored = {k.argument: ray.put(np.asarray(arguments[k.argument])) for k in self._pipeline.keeps}
+        ticket = self._ticket()
+        futures = [
+            actor.load.remote(
+                ticket,
+                {
+                    Register(k.stage, k.buffer): [stored[k.argument]]
+                    for k in self._pipeline.keeps
+                    if self._worker(k.stage) == place.worker
+                },
+            )
+            for place, actor in zip(self._places, self._actors, strict=True)
+        ]
+        self._collect(futures, "loading the state")
+        self._loaded = True
+
+    def step(self, arguments: Arguments) -> dict[int, Handle]:
+        """Dispatches one step. It waits only where too many are under way.
+
+        Args:
+          arguments: what is fed, by index among the step's flat arguments; others are ignored.
+
+        Returns:
+          The results that are not state, by index among the step's flat results.
+
+        Raises:
+          PlanError: an argument has another shape or dtype than the pipeline was made for.
+          StageError: this or an earlier step failed.
+        """
+        request = self._dispatch(arguments, None)
+        return {
+            fetch.result: Handle(
+                functools.partial(self._assemble, number, request),
+                self._pipeline.stages[fetch.stage].buffers[fetch.buffer],
+            )
+            for number, fetch in enumerate(self._pipeline.fetches)
+        }
+
+    def timeline(self, arguments: Arguments) -> tuple[dict[int, np.ndarray], list[Span]]:
+        """Runs one step like :meth:`step`, and measures it: every worker waits for each of its programs.
+
+        Returns:
+          The results, and when each program ran, in the order in which they started. Between hosts the times are as
+          good as their clocks agree.
+        """
+        self._drain()
+        request = self._dispatch(arguments, time.time())
+        found = request.get()
+        spans = [
+            span
+            for place, (_, measured) in zip(self._places, found, strict=True)
+            if place.host == 0
+            for span in measured
+        ]
+        results = {f.result: self._assemble(n, request) for n, f in enumerate(self._pipeline.fetches)}
+        return results, sorted(spans, key=lambda span: span.start_s)
+
+    def fetch_state(self) -> dict[int, np.ndarray]:
+        """The state after every step so far, by index among the step's flat results. It stays on the workers too.
+
+        Raises:
+          StageError: a step failed.
+        """
+        self._need(state=True)
+        ticket = self._ticket()
+        found = self._collect([actor.state.remote(ticket) for actor in self._actors], "fetching the state")
+        return {
+            keep.result: _join(self._pipeline.stages[keep.stage].buffers[keep.buffer], number, found)
+            for number, keep in reversed(list(enumerate(self._pipeline.keeps)))
+        }
+
+    def close(self) -> None:
+        """Ends the actors, and the Ray cluster if it was started here. Further calls do nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        self._release()
+        if self._own:
+            ray.shutdown()
+
+    def __enter__(self) -> RayRuntime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, bundles: Sequence[Mapping[str, float]], platform: str) -> None:
+        self._group = cluster.reserve(bundles)
+        environments = [cluster.environment(platform, self._devices[p.worker]) for p in self._places]
+        self._actors = cluster.actors(Host, self._group, bundles, environments)
+        self._hellos = self._collect([actor.hello.remote() for actor in self._actors], "starting")
+        futures = []
+        for worker, count in enumerate(self._hosts):
+            first = Place(worker, 0, self._hosts).number
+            if count > 1:
+                port = ray.get(self._actors[first].free_port.remote(), timeout=_START_S)
+                coordinator = f"{self._hellos[first].address}:{port}"
+                futures += [self._actors[first + h].join.remote(coordinator, count, h) for h in range(count)]
+        self._collect(futures, "joining the hosts of a stage")
+        found = self._collect([actor.devices.remote() for actor in self._actors], "counting devices")
+        for place, count in zip(self._places, found, strict=True):
+            if count < (need := self._devices[place.worker]):
+                raise ClusterError(
+                    f"worker {place.worker} needs {need} {platform} devices per host, and "
+                    f"{self._hellos[place.number].host} shows {count} to one actor."
+                )
+
+    def _build(self, parcels: Sequence[Mapping[str, Any]], transfer: str) -> None:
+        orders = [
+            Order(
+                self._pipeline,
+                place,
+                {
+                    (s, name): parcel
+                    for s, named in enumerate(parcels)
+                    if self._worker(s) == place.worker
+                    for name, parcel in named.items()
+                },
+            )
+            for place in self._places
+        ]
+        unreachable = [peers(self._pipeline, place) for place in self._places]
+        if transfer != "object_store":
+            addresses = [(hello.address, hello.port) for hello in self._hellos]
+            key = secrets.token_bytes(32)
+            calls = [a.connect.remote(o, addresses, key) for a, o in zip(self._actors, orders, strict=True)]
+            unreachable = self._collect(calls, "connecting")
+        if transfer == "socket" and any(unreachable):
+            pairs = [f"{self._name(n)} and {self._name(m)}" for n, ms in enumerate(unreachable) for m in ms if n < m]
+            raise ClusterError(
+                f"transfer='socket', and no connection could be made between {'; '.join(pairs)}. Open the network "
+                f"between them, or use transfer='auto'."
+            )
+        self._collect(
+            [
+                actor.build.remote(order, {n: self._actors[n] for n in missing})
+                for actor, order, missing in zip(self._actors, orders, unreachable, strict=True)
+            ],
+            "compiling",
+        )
+
+    def _dispatch(self, arguments: Arguments, begin: float | None) -> _Request:
+        self._need(state=True)
+        while len(self._flying) >= self._ahead:
+            self._flying[0].get()
+        ticket, number = self._ticket(), self._steps
+        self._steps += 1
+        feeds = self._feeds(arguments)
+        futures = [
+            actor.step.remote(ticket, number, feeds[place.worker], begin)
+            for place, actor in zip(self._places, self._actors, strict=True)
+        ]
+        request = _Request(self, futures, f"step {number}")
+        self._flying.append(request)
+        return request
+
+    def _feeds(self, arguments: Arguments) -> list[dict[int, list[Any]]]:
+        """Per worker and feed, the argument: small ones travel in the call, others once through the store."""
+        found: list[dict[int, list[Any]]] = [{} for _ in self._hosts]
+        stored: dict[int, Any] = {}
+        for number, feed in enumerate(self._pipeline.feeds):
+            if feed.argument not in stored:
+                value = np.asarray(arguments[feed.argument])
+                cut(self._pipeline, feed, value)  # refuses a wrong shape here, where the user is
+                stored[feed.argument] = value if value.nbytes <= _INLINE_BYTES else ray.put(value)
+            found[self._worker(feed.stage)][number] = [stored[feed.argument]]
+        return found
+
+    def _assemble(self, number: int, request: _Request) -> np.ndarray:
+        fetch = self._pipeline.fetches[number]
+        buffer = self._pipeline.stages[fetch.stage].buffers[fetch.buffer]
+        return _join(buffer, number, [results for results, _ in request.get()])
+
+    def _drain(self) -> None:
+        while self._flying:
+            self._flying[0].get()
+
+    def _ticket(self) -> int:
+        self._tickets += 1
+        return self._tickets - 1
+
+    def _need(self, state: bool = False) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise StageError(f"the runtime of {self._pipeline.name} is closed. Make a new one.")
+        if state and self._pipeline.keeps and not self._loaded:
+            raise StageError(f"{self._pipeline.name} has no state: it was not loaded. Call load_state.")
+
+    def _worker(self, stage: int) -> int:
+        return self._pipeline.schedule.worker_of[stage]
+
+    def _collect(self, futures: Sequence[Any], doing: str) -> list[Any]:
+        """The actors' answers.
+
+        Raises:
+          StageError: one of them failed or is gone; then all are released.
+        """
+        if self._error is not None:
+            raise self._error
+        answers: dict[Any, Any] = {}
+        waiting, until = list(futures), math.inf
+        while waiting and time.monotonic() < until:
+            ready, waiting = ray.wait(waiting, timeout=0.2 if until < math.inf else None)
+            for future in ready:
+                answers[future] = _answer(future)
+                if isinstance(answers[future], Failure | ray.exceptions.RayError):
+                    until = min(until, time.monotonic() + _CAUSE_S)
+        bad = {n: answers[f] for n, f in enumerate(futures) if _is_bad(answers.get(f))}
+        if not bad:
+            return [answers[f] for f in futures]
+        self._error = self._report(bad, doing)
+        self._release()
+        raise self._error
+
+    def _report(self, bad: Mapping[int, Any], doing: str) -> StageError:
+        """The cause among several failures: a process that is gone, else a program that failed, else what there is."""
+        number = min(bad, key=lambda n: (_rank(bad[n]), n))
+        failure = bad[number]
+        where = self._name(number)
+        if isinstance(failure, Failure):
+            return StageError(f"{where} failed in {doing}: {failure.message}\n\nIts traceback:\n{failure.trace}")
+        return StageError(
+            f"{where} is gone: its process ended in {doing}. Was it killed, or did its host run out of memory? Ray "
+            f"says: {failure}"
+        )
+
+    def _name(self, number: int) -> str:
+        place = self._places[number]
+        stages = [str(s.index) for s in self._pipeline.stages if self._worker(s.index) == place.worker]
+        word = f"stage{'s' * (len(stages) > 1)} {', '.join(stages)}"
+        if number >= len(self._hellos):
+            return word
+        hello = self._hellos[number]
+        part = f", host {place.host} of {self._hosts[place.worker]}" if self._hosts[place.worker] > 1 else ""
+        return f"{word} (worker {place.worker}{part}, on {hello.host} at {hello.address}, process {hello.pid})"
+
+    def _release(self) -> None:
+        here = os.uname().nodename
+        pids = [hello.pid for hello in self._hellos if hello.host == here]
+        cluster.release(self._actors, self._group, pids)
+        self._actors, self._group = [], None
+        self._flying.clear()
+
+
+class _Request:
+    """A step under way."""
+
+    def __init__(self, runtime: RayRuntime, futures: Sequence[Any], doing: str):
+        self._runtime, self._futures, self._doing = runtime, futures, doing
+        self._found: list[Any] | None = None
+
+    def get(self) -> list[Any]:
+        """Every actor's answer. Steps end in order: a failure is that of the first step that failed."""
+        while self._found is None:
+            first = self._runtime._flying[0] if self._runtime._flying else self
+            first._found = self._runtime._collect(first._futures, first._doing)
+            first._futures = ()
+            if self._runtime._flying:
+                self._runtime._flying.popleft()
+        return self._found
+
+
+def _answer(future: Any) -> Any:
+    try:
+        return ray.get(future)
+    except ray.exceptions.RayError as error:
+        return error
+
+
+def _is_bad(answer: Any) -> bool:
+    return isinstance(answer, Failure | ray.exceptions.RayError)
+
+
+def _rank(failure: Any) -> int:
+    if isinstance(failure, Failure):
+        return 2 if failure.consequence else 1
+    return 0
+
+
+def _join(buffer: Buffer, number: int, answers: Sequence[Mapping[int, Any]]) -> np.ndarray:
+    """An array from the parts that the actors hold."""
+    whole = np.empty(buffer.shape, buffer.dtype)
+    for answer in answers:
+        for box, part in answer.get(number, ()):
+            whole[tuple(slice(start, stop) for start, stop in box)] = part
+    return whole
+
+
+def _devices_per_host(pipeline: Pipeline, hosts: Sequence[int]) -> list[int]:
+    schedule = pipeline.schedule
+    if len(hosts) != len(schedule.workers):
+        raise PlanError(f"hosts={list(hosts)} names {len(hosts)} workers; the schedule has {len(schedule.workers)}")
+    size = {schedule.worker_of[s.index]: math.prod(n for _, n in s.mesh) for s in pipeline.stages}
+    for worker, count in enumerate(hosts):
+        if count < 1 or size[worker] % count:
+            raise PlanError(f"worker {worker} has {size[worker]} devices, which {count} hosts cannot share equally")
+    return [size[worker] // count for worker, count in enumerate(hosts)]
