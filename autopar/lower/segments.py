@@ -206,16 +206,20 @@ class _Cutter:
             else:
                 raise InternalError(f"{name} of stage {self.info.index} comes in otherwise than it leaves")
             self.held[result, self.plan.layouts[result]] = name
+        arrives = {
+            self.graph.inputs[k]: UPDATE + self.info.arrivals.get(v, 0) for k, v in enumerate(section.whole)
+        }  # fmt: skip
         readers: dict[int, int] = {}  # input -> the last segment that reads it
         for k, segment in self.segments.items():
             for op in segment.ops:
                 readers.update((v, max(k, readers.get(v, 0))) for v in op.operands)
         for k, v in enumerate(self.graph.outputs[: len(section.wholes_out)]):
             form = (v, self.plan.results[k].layout)
+            least = arrives.get(v, UPDATE)
             if k >= len(self.info.state):
-                self._out(self._buffer(f"out{k}", form, "step"), form, True, UPDATE)
+                self._out(self._buffer(f"out{k}", form, "step"), form, True, least)
             elif v != self.graph.inputs[k]:
-                self._out(f"state{self.info.state[k]}", form, True, max(UPDATE, readers.get(self.graph.inputs[k], 0)))
+                self._out(f"state{self.info.state[k]}", form, True, max(least, readers.get(self.graph.inputs[k], 0)))
 
     def _out(self, name: str, form: Form, late: bool, least: int) -> None:
         segment = max(least, self.segment_of.get(form[0], least)) if least >= UPDATE else self.segment_of[form[0]]
@@ -269,8 +273,9 @@ class _Cutter:
             return
         source = self.came_from.get((v, False), {}).get(layout)
         maker = self.segment_of.get(v)
-        if form in self.held:
-            self._take(k, self.held[form], form)
+        held = self.held.get(form)
+        if held is not None and not (k == PREPARE and held in self.segments[k].outputs):
+            self._take(k, held, form)
         elif maker is None and v not in self.made:
             return  # made and read inside a loop of the user
         elif maker == k:

@@ -9,7 +9,7 @@ successor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from autopar.ir import Op, Step
@@ -30,7 +30,8 @@ class OnceStages:
       feeds: input value id -> stages that read it whole, for inputs that are no state.
       sends: (value id, source stage, target stage), of whole values.
       results: output index -> the stage that hands it to the caller, for results that are no state.
-      rounds: (op id, stage) -> which round of updates it runs in; what another stage sends arrives a round later.
+      rounds: (op id, stage) -> which round of updates it runs in.
+      arrivals: (value id, stage) -> the round in which a value sent by another stage can be read.
     """
 
     prepare: Mapping[int, frozenset[int]] = field(repr=False)
@@ -40,6 +41,7 @@ class OnceStages:
     sends: tuple[tuple[int, int, int], ...]
     results: Mapping[int, int]
     rounds: Mapping[tuple[int, int], int] = field(repr=False)
+    arrivals: Mapping[tuple[int, int], int] = field(repr=False)
 
 
 def stage_once(step: Step, timing: Timing, loop: LoopStages) -> OnceStages:
@@ -70,8 +72,8 @@ class _Assignment:
             if v in set(timing.summed) | set(timing.stacked)
         }
         self.prepare, self.loop_reads = self._preparations(early, loop)
-        self.kept: dict[int, frozenset[int]] = {}
         self.places = self._places()
+        self.kept = dict(self._seeds())
 
     def _preparations(self, early: set[int], loop: LoopStages) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
         """Stages of early ops that the loop needs, and of every early value it reads."""
@@ -104,6 +106,13 @@ class _Assignment:
                 places.setdefault(v, common)
         return places
 
+    def _seeds(self) -> Iterator[tuple[int, frozenset[int]]]:
+        """Where a leaf must lie at least: with the loop's ops that read it, or where its successor is computed."""
+        for i, o in self.step.state:
+            computed = self.places.get(self.graph.outputs[o], self.everywhere)
+            read = frozenset(self.loop_reads.get(self.graph.inputs[i], ()))
+            yield i, read or (frozenset([self.last]) if computed == self.everywhere else computed)
+
     # demands, to a fixed point: a leaf that one more stage reads needs its successor there
 
     def grew(self) -> bool:
@@ -113,7 +122,7 @@ class _Assignment:
         successors = {o: i for i, o in self.step.state}
         for o, v in enumerate(self.graph.outputs):
             if o in successors:
-                wanted.setdefault(v, set()).update(self.kept.get(successors[o], ()))
+                wanted.setdefault(v, set()).update(self.kept[successors[o]])
             else:
                 stages = self.places.get(v, self.everywhere)
                 self.results[o] = max(stages)
@@ -132,8 +141,7 @@ class _Assignment:
         self.wanted = wanted
         before = dict(self.kept)
         for v, i in self.leaves.items():
-            stages = frozenset(self.loop_reads.get(v, ())) | frozenset(wanted.get(v, ()))
-            self.kept[i] = self.kept.get(i, frozenset()) | (stages or frozenset([self.last]))
+            self.kept[i] |= frozenset(wanted.get(v, ()))
         return before != self.kept
 
     def _prepared(self, op: Op) -> bool:
@@ -175,10 +183,12 @@ class _Assignment:
             {v: frozenset(s) for v, s in feeds.items() if s},
             tuple(sends),
             self.results,
-            self._rounds(sends),
+            *self._rounds(sends),
         )
 
-    def _rounds(self, sends: Iterable[tuple[int, int, int]]) -> dict[tuple[int, int], int]:
+    def _rounds(
+        self, sends: Iterable[tuple[int, int, int]]
+    ) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]:
         source = {(v, target): src for v, src, target in sends}
         known: dict[tuple[int, int], int] = {}  # (value, stage) -> the round in which it is there
         rounds: dict[tuple[int, int], int] = {}
@@ -204,4 +214,4 @@ class _Assignment:
                             when = max([when, *(rounds.get((r.id, stage), 0) for r in readers.get(leaf, ()))])
                     rounds[op.id, stage] = when
                     known.update(((v, stage), when) for v in op.results)
-        return rounds
+        return rounds, {(v, stage): there(v, stage) for v, stage in source}

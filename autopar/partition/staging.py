@@ -39,6 +39,7 @@ class StageSection:
       backward: ids of its ops of the backward pass.
       weight: those of them that no other stage waits for: they compute only this stage's gradients.
       rounds: id of an op after the loop -> its round of updates.
+      arrivals: id of a value sent whole by another stage -> the round of updates that can read it.
       state: input indices of the leaves that it keeps.
       feeds: input value ids that the caller hands to it whole.
 
@@ -51,6 +52,7 @@ class StageSection:
     backward: frozenset[int] = field(repr=False)
     weight: frozenset[int] = field(repr=False)
     rounds: dict[int, int] = field(repr=False)
+    arrivals: dict[int, int] = field(repr=False)
     state: tuple[int, ...]
     feeds: tuple[int, ...]
 
@@ -144,6 +146,7 @@ def _section(
         backward,
         _weights(section, backward),
         {i: when for (i, s), when in once.rounds.items() if s == stage},
+        {v: when for (v, s), when in once.arrivals.items() if s == stage},
         state,
         feeds,
     )
