@@ -117,7 +117,9 @@ def _packed(pieces: Sequence[_Piece], block: int) -> list[list[_Piece]] | None:
 def _packed_in_order(pieces: Sequence[_Piece], block: int) -> list[list[_Piece]] | None:
     blocks, left = [], list(pieces)
     while left:
-        taken, rest, room = [], [], block
+        taken: list[_Piece] = []
+        rest: list[_Piece] = []
+        room = block
         for piece in left:
             fits = piece.size <= room
             (taken if fits else rest).append(piece)
