@@ -89,6 +89,21 @@ def test_optimal(chain, microbatches, max_stages, fill):
     check_finalists(found, sizes, cost, units, devices, microbatches, max_stages, fill)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 10), st.floats(0, 100)), min_size=1, max_size=40),
+    st.sampled_from([1, 2, 10]),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_one_stage_of_many_prices(points, microbatches, fill):
+    """A trade between the two costs, with no chain around it: the search over thresholds alone."""
+    found = partition(
+        1, shapes_of([4] * len(points)), 4, lambda i, j, s, k: StageCost(*points[s]), microbatches, fill=fill
+    )
+    assert found.best.step_s == pytest.approx(min(microbatches * t + o for t, o in points))
+    assert found.bound_s == found.best.step_s
+
+
 def check_finalists(found, sizes, cost, units, devices, microbatches, max_stages, fill):
     """Each is what it says it is; all differ; the best comes first."""
     assert len({p.spans for p in found.partitions}) == len(found.partitions) <= 8

@@ -139,7 +139,8 @@ def even_partition(
       does not fit.
     """
     _check(units, shapes, devices, microbatches, stages, fill, 0.0, 1)
-    cuts = [units * i // stages for i in range(stages + 1)]
+    length, longer = divmod(units, stages)
+    cuts = [length * i + max(0, i - (stages - longer)) for i in range(stages + 1)]
     found = []
     for shape, submesh in enumerate(shapes):
         if submesh.devices * stages != devices or stages > units:
@@ -162,6 +163,7 @@ class _Search:
         self.found: dict[tuple[Span, ...], Partition] = {}
         self.boxes: list[tuple[float, int, tuple[int, int, int, int]]] = []
         self.count = itertools.count()
+        self.least_s = math.inf  # of what is found, less the rounding
 
     def run(self) -> Finalists | None:
         least_t_s, least_o_s = least_maxima(self.table)
@@ -169,19 +171,12 @@ class _Search:
             return None
         a, p = int(np.searchsorted(self.t_s, least_t_s)), int(np.searchsorted(self.o_s, least_o_s))
         self.push(0.0, a, len(self.t_s) - 1, p, len(self.o_s) - 1)
-        while self.boxes and self.boxes[0][0] < self.enough_s():
+        while self.boxes and self.boxes[0][0] < self.least_s / (1 + self.gap):
             bound_s, _, box = heapq.heappop(self.boxes)
             self.open(*self.trimmed(bound_s, *box))
         partitions = tuple(sorted(self.found.values(), key=_rank)[: self.keep])
         bound_s = self.boxes[0][0] if self.boxes else math.inf
-        if bound_s >= partitions[0].step_s * (1 - _ROUNDING):
-            bound_s = partitions[0].step_s
-        return Finalists(partitions, bound_s, self.table.idle)
-
-    def enough_s(self) -> float:
-        """A bound of so much cannot lead to a partition worth finding."""
-        best_s = min((p.step_s for p in self.found.values()), default=math.inf)
-        return best_s / (1 + self.gap) * (1 - _ROUNDING)
+        return Finalists(partitions, bound_s if bound_s < self.least_s else partitions[0].step_s, self.table.idle)
 
     def bound_s(self, least_sum_s: float, a: int, p: int) -> float:
         return self.fill * least_sum_s + (self.microbatches - self.fill) * self.t_s[a] + self.o_s[p]
@@ -194,7 +189,7 @@ class _Search:
 
     def trimmed(self, bound_s: float, a: int, b: int, p: int, q: int) -> tuple[int, int, int, int]:
         """A box without thresholds that alone lift its bound to what is found already."""
-        slack_s = self.enough_s() - bound_s
+        slack_s = self.least_s - bound_s
         if math.isinf(slack_s):
             return a, b, p, q
         if self.microbatches > self.fill:
@@ -239,6 +234,7 @@ class _Search:
             spans.append(Span(first, int(rank.stop[row]), int(rank.shape[row])))
             costs.append(StageCost(float(rank.microbatch_s[row]), float(rank.once_s[row])))
         found = Partition(tuple(spans), tuple(costs), partition_s(costs, self.microbatches, self.fill))
+        self.least_s = min(self.least_s, found.step_s * (1 - _ROUNDING))
         return self.found.setdefault(found.spans, found)
 
 
