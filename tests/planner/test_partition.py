@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autopar.errors import InternalError, OptionError
@@ -95,6 +95,8 @@ def test_optimal(chain, microbatches, max_stages, fill):
     st.sampled_from([1, 2, 10]),
     st.sampled_from([0.0, 0.5, 1.0]),
 )
+@example([(0, 100), (1, 90), (89, 5)], 1, 1.0)  # the best is between the extremes of both
+@example([(0, 100), (85, 5), (89, 1)], 1, 1.0)
 def test_one_stage_of_many_prices(points, microbatches, fill):
     """A trade between the two costs, with no chain around it: the search over thresholds alone."""
     found = partition(

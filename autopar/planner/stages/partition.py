@@ -21,7 +21,7 @@ boxes of thresholds are searched by branch and bound: a partition whose maxima l
 
 since fewer stages are allowed below ``(b, q)`` than at it. The box of the least bound is opened first: the partition
 behind ``G(b, q)`` has maxima ``(b', q')``, and is at least as good as all with larger ones; what is left is
-``t < b'``, halved, and ``t >= b', o < q'``. Thresholds that alone lift a bound to the best partition found are cut
+``t < b'``, and ``t >= b', o < q'``, each halved. Thresholds that alone lift a bound to the best partition found are cut
 off. The search ends when no bound is below the best partition found, which then
 is optimal, or within ``gap`` of it. ``G`` falls as thresholds rise, so few of many thousand are tried.
 
@@ -164,12 +164,14 @@ class _Search:
         self.boxes: list[tuple[float, int, tuple[int, int, int, int]]] = []
         self.count = itertools.count()
         self.least_s = math.inf  # of what is found, less the rounding
+        self.floor_s = 0.0  # of every objective, but for the sum
 
     def run(self) -> Finalists | None:
         least_t_s, least_o_s = least_maxima(self.table)
         if math.isinf(least_t_s):
             return None
         a, p = int(np.searchsorted(self.t_s, least_t_s)), int(np.searchsorted(self.o_s, least_o_s))
+        self.floor_s = self.bound_s(0.0, a, p)
         self.push(0.0, a, len(self.t_s) - 1, p, len(self.o_s) - 1)
         while self.boxes and self.boxes[0][0] < self.least_s / (1 + self.gap):
             bound_s, _, box = heapq.heappop(self.boxes)
@@ -180,6 +182,12 @@ class _Search:
 
     def bound_s(self, least_sum_s: float, a: int, p: int) -> float:
         return self.fill * least_sum_s + (self.microbatches - self.fill) * self.t_s[a] + self.o_s[p]
+
+    def last_s(self) -> float:
+        """Objective of the last finalist so far; inf while there is room for more."""
+        if len(self.found) < self.keep:
+            return math.inf
+        return heapq.nsmallest(self.keep, (found.step_s for found in self.found.values()))[-1]
 
     def push(self, least_sum_s: float, a: int, b: int, p: int, q: int) -> None:
         """Queue a box of indices into the thresholds, both ends included."""
@@ -202,15 +210,18 @@ class _Search:
         allowed = self.table.under(self.t_s[b], self.o_s[q])
         sums = least_sums(allowed)
         totals = np.array([g[0, -1] for g in sums])
-        noted = {int(stages): self.note(allowed, sums, int(stages)) for stages in np.flatnonzero(np.isfinite(totals))}
-        if not noted:
-            return
         stages = int(np.argmin(totals))
-        least_sum_s, costs = float(totals[stages]), noted[stages].costs
+        least_sum_s = float(totals[stages])
+        if math.isinf(least_sum_s):
+            return
+        costs = self.note(allowed, sums, stages).costs
+        for other in np.flatnonzero(np.isfinite(totals)):
+            if self.floor_s + self.fill * totals[other] < self.last_s():
+                self.note(allowed, sums, int(other))
         b_found = int(np.searchsorted(self.t_s, max(cost.microbatch_s for cost in costs)))
         q_found = int(np.searchsorted(self.o_s, max(cost.once_s for cost in costs)))
         self.halve(least_sum_s, a, min(b, b_found - 1), p, q)
-        self.push(least_sum_s, max(a, b_found), b, p, min(q, q_found - 1))
+        self.halve(least_sum_s, max(a, b_found), b, p, min(q, q_found - 1))
 
     def halve(self, least_sum_s: float, a: int, b: int, p: int, q: int) -> None:
         """Queue a box as two, halved in the threshold that matters more."""
