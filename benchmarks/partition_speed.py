@@ -1,6 +1,6 @@
 """Fast: seconds to cut GPT-39B (48 layers, embedding, head) into stages on 64 devices, proved optimal.
 
-    python benchmarks/partition_speed.py                   # under a minute
+    python benchmarks/partition_speed.py                   # two minutes
 
 The costs of stages are looked up in a table made beforehand, as the planner does: seconds are those of `partition`
 alone, the median of several runs. The table is of round numbers from the roofline and the collectives' prices: tensor
@@ -58,7 +58,8 @@ def chain(uneven: bool) -> list[Unit]:
 
 def table_of(cluster: Cluster, shapes: tuple[Submesh, ...], units: list[Unit], microbatches: int) -> Table:
     """The cost of every stage."""
-    sums = [list(accumulate(column, initial=0.0)) for column in zip(*(vars_of(u) for u in units), strict=True)]
+    columns = ([u.parameters for u in units], [u.flops for u in units], [u.residual_bytes for u in units])
+    sums = [list(accumulate(column, initial=0.0)) for column in columns]
     table: Table = {}
     for shape, submesh in enumerate(shapes):
         price = pricing(cluster, submesh)
@@ -71,10 +72,6 @@ def table_of(cluster: Cluster, shapes: tuple[Submesh, ...], units: list[Unit], m
                     fits = held <= cluster.device.memory_bytes * submesh.devices
                     table[first, stop, shape, after] = cost if fits else None
     return table
-
-
-def vars_of(unit: Unit) -> tuple[float, float, float]:
-    return unit.parameters, unit.flops, unit.residual_bytes
 
 
 def pricing(cluster: Cluster, submesh: Submesh) -> Callable[[int, float, float], StageCost]:
