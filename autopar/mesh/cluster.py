@@ -15,6 +15,7 @@ from autopar.mesh.device import Device
 from autopar.mesh.links import Level, axis_links
 from autopar.mesh.logical import LogicalMesh, axis_names
 from autopar.mesh.presets import parse
+from autopar.mesh.submesh import Submesh, check_submesh, submeshes_of
 
 VERSION = 1
 _WORDS = ("name", "source")  # fields that describe and do not price
@@ -127,6 +128,38 @@ class Cluster:
             raise ClusterError(f"a mesh needs at least one axis, not max_axes={max_axes}")
         shapes = [s for axes in range(1, max_axes + 1) for s in _factorisations(self.devices, axes)]
         return tuple(self.mesh(shape) for shape in shapes or [(1,)])
+
+    def submeshes(self, *, powers: bool = False) -> tuple[Submesh, ...]:
+        """Every shape that a pipeline stage may have, smallest first.
+
+        - Within a host, the numbers of devices that divide the host's.
+        - Hosts with all their devices: any number of them. Of more than two levels, only the outermost gives any
+          number; the others give divisors, so that parts fill wholes.
+
+        Args:
+          powers: of the outermost level, only divisors and powers of two: fewer shapes to plan on where there are
+            many hosts.
+
+        >>> [str(submesh) for submesh in Cluster.parse("h100:3x8").submeshes()]
+        ['1', '2', '4', '8', '2x8', '3x8']
+        """
+        return tuple(submeshes_of([level.size for level in self.levels], powers))
+
+    def part(self, submesh: Submesh) -> Cluster:
+        """The devices of a submesh as a cluster of their own: the same device, the levels that lie inside.
+
+        Raises:
+          ClusterError: it is no submesh of this cluster.
+
+        >>> cluster = Cluster.parse("h100:16x8")
+        >>> cluster.part(cluster.submeshes()[4]).fingerprint == Cluster.parse("h100:2x8").fingerprint
+        True
+        """
+        check_submesh(self.name, [level.size for level in self.levels], submesh)
+        if submesh.devices == self.devices:
+            return self
+        inside = zip(self.levels[: submesh.level + 1], submesh.sizes, strict=False)
+        return Cluster(f"{self.name}[{submesh}]", self.device, tuple(replace(level, size=n) for level, n in inside))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able facts; infinities are the text ``"inf"``, so that the JSON is strict."""

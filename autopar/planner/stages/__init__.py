@@ -1,0 +1,6 @@
+"""Pipelines: a chain of units cut into stages, each with devices of its own. No jax."""
+
+from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost, partition_s
+from autopar.planner.stages.partition import Finalists, even_partition, partition
+
+__all__ = ["CostOf", "Finalists", "Partition", "Span", "StageCost", "even_partition", "partition", "partition_s"]
