@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,11 @@ from autopar.planner.options import Options
 from autopar.planner.prune import CHOSEN, Guide, choice_name, prune
 from autopar.planner.record import Priced, price
 from autopar.planner.restrict import Restriction, heavy_work_divided
-from autopar.planner.shortage import ShortageError, shortage
+from autopar.planner.shortage import Unfit
 from autopar.planner.solve import HighsProgram, Outcome, solve_cbc
 from autopar.planner.weigh import Kernels, Weigher
 from autopar.sharding.layout import parse, text
-from autopar.units import seconds_text
+from autopar.units import bytes_text, seconds_text
 
 AT_LEAST = "at least"
 """Status of a mesh that was given up: its bound is all that is known."""
@@ -70,6 +70,21 @@ class Candidate:
     guide: Guide | None
 
 
+class NoRoomError(InfeasibleError):
+    """No plan within the budget was found on one mesh.
+
+    Attributes:
+      unfit: where the search ended.
+      accept: makes a candidate of choices that do fit, should some be found yet.
+    """
+
+    def __init__(self, unfit: Unfit, accept: Callable[[Priced], Candidate]) -> None:
+        mesh = "x".join(map(str, unfit.mesh.shape))
+        super().__init__(f"no plan within {bytes_text(unfit.budget)} per device was found on mesh {mesh}.")
+        self.unfit = unfit
+        self.accept = accept
+
+
 def prepare(step: Step, options: Options) -> Prepared:
     """List the atoms of a step, tie repeats, find kernels and lifetimes."""
     begin = time.perf_counter()
@@ -103,7 +118,9 @@ def solve_mesh(
       worth_s: give up once it is proven that no plan takes less than this, seconds per step.
 
     Raises:
-      InfeasibleError: nothing fits into memory.
+      NoRoomError: nothing that fits into memory was found.
+      InfeasibleError: a hint cannot be kept on this mesh.
+      SolverError: no plan was found in time.
     """
     begin = time.perf_counter()
     atoms, classes = prepared.atoms.on(mesh.shape), prepared.classes
@@ -115,28 +132,36 @@ def solve_mesh(
     formulation = formulate(atoms, classes, nodes, prepared.bundles, weigher, conversions)
     search = _Search(formulation, weigher, conversions, mesh, options, time_limit_s, prepared.lives, worth_s)
     build_s = prepared.seconds + time.perf_counter() - begin
-    priced, status, bound = search.run(options.memory_bytes or cluster.device.memory_bytes)
-    bound = max(0.0, min(bound, priced.step_s))  # also where nothing was proven
-    gap = (priced.step_s - bound) / priced.step_s if priced.step_s > 0 else 0.0
-    if status == "optimal" and gap > max(options.mip_gap, 1e-6) * 1.5 + 1e-9:
-        status = "within gap"
-    variables, constraints = search.formulation.size
-    certificate = Certificate(
-        status=status,
-        objective_s=priced.step_s,
-        bound_s=bound,
-        gap=gap,
-        solver=options.solver,
-        folding="grouped" if prepared.grouped else "exact",
-        tied=prepared.tied,
-        pruned=pruned,
-        variables=variables,
-        constraints=constraints,
-        build_s=build_s,
-        solve_s=search.solve_s,
-    )
-    guide = search.guide(priced) if len(mesh.shape) == 2 else None
-    return Candidate(atoms, mesh, priced, certificate, guide)
+
+    def candidate(priced: Priced, status: str, bound: float) -> Candidate:
+        bound = max(0.0, min(bound, priced.step_s))  # also where nothing was proven
+        gap = (priced.step_s - bound) / priced.step_s if priced.step_s > 0 else 0.0
+        if status == "optimal" and gap > max(options.mip_gap, 1e-6) * 1.5 + 1e-9:
+            status = "within gap"
+        variables, constraints = formulation.size
+        certificate = Certificate(
+            status=status,
+            objective_s=priced.step_s,
+            bound_s=bound,
+            gap=gap,
+            solver=options.solver,
+            folding="grouped" if prepared.grouped else "exact",
+            tied=prepared.tied,
+            pruned=pruned,
+            variables=variables,
+            constraints=constraints,
+            build_s=build_s,
+            solve_s=search.solve_s,
+        )
+        guide = search.guide(priced) if len(mesh.shape) == 2 else None
+        return Candidate(atoms, mesh, priced, certificate, guide)
+
+    budget = options.memory_bytes or cluster.device.memory_bytes
+    try:
+        return candidate(*search.run(budget))
+    except _StuckError:
+        unfit = Unfit(formulation, search.budget, mesh, budget, search.tried, search.price)
+        raise NoRoomError(unfit, lambda priced: candidate(priced, "within gap", search.bound)) from None
 
 
 def allowed_choices(atoms: Atoms, classes: Classes, options: Options) -> dict[int, tuple[int, ...]]:
@@ -188,6 +213,10 @@ def _possible(atoms: Atoms, atom: Atom) -> str:
     return "; ".join(text(c.results[0]) for c in atoms.choices(atom)[:12])
 
 
+class _StuckError(Exception):
+    """The solver has no solution with these memory limits, or too many were needed."""
+
+
 class _Search:
     """Solve, price, and add memory constraints until the plan fits."""
 
@@ -214,6 +243,7 @@ class _Search:
         self.duals: Mapping[str, float] = {}
         self.budget = Budget(self.formulation, self.lives)
         self.tried: list[Priced] = []
+        self.bound = 0.0
         self.solve_s = 0.0
 
     @property
@@ -225,58 +255,55 @@ class _Search:
 
         Where the plan does not fit, limits are added at the peaks that appear. Limits at the budget keep the bound
         a bound; tighter ones, which make up for what the rows do not see, do not raise it.
+
+        Raises:
+          _StuckError: no such plan was found.
         """
-        bound = 0.0
-        try:
-            for _ in range(1 + _MEMORY_ROUNDS):
-                priced, status, found = self._solve(budget)
-                self.tried.append(priced)
-                if all(limit >= budget for limit in self.budget.limits.values()):
-                    bound = max(bound, found)
-                if status == AT_LEAST or priced.memory.peak_bytes <= budget:
-                    return priced, status, bound
-                if bound >= self.worth_s:
-                    return priced, AT_LEAST, bound
-                self._limit(priced.memory, budget)
-            raise self._shortage(budget)
-        except ShortageError as error:
-            if error.smallest is None or error.smallest.memory.peak_bytes > budget:
-                raise
-            return error.smallest, "within gap", bound
+        for _ in range(1 + _MEMORY_ROUNDS):
+            priced, status, found = self._solve()
+            self.tried.append(priced)
+            if all(limit >= budget for limit in self.budget.limits.values()):
+                self.bound = max(self.bound, found)
+            if status == AT_LEAST or priced.memory.peak_bytes <= budget:
+                return priced, status, self.bound
+            if self.bound >= self.worth_s:
+                return priced, AT_LEAST, self.bound
+            self._limit(priced.memory, budget)
+        raise _StuckError
 
     def _limit(self, peak: Profile, budget: float) -> None:
         """Limit the bytes at a peak. The rows err a little, so a point that is over again gets less."""
         known = self.budget.limits.get(peak.position)
         limit = float(budget) if known is None else known - max(peak.peak_bytes - budget, 0.003 * budget)
         if limit <= 0:
-            raise self._shortage(budget)
+            raise _StuckError
         self.budget.limit(peak.position, limit)
 
-    def _solve(self, budget: float) -> tuple[Priced, str, float]:
+    def _solve(self) -> tuple[Priced, str, float]:
         options, problem = self.options, self.formulation.problem
         if options.solver == "cbc":
             outcome = self._timed(solve_cbc(problem, self.left_s, options.mip_gap))
-            return self._accept(outcome, budget), outcome.status, outcome.bound
+            return self._accept(outcome), outcome.status, outcome.bound
         program = self.program
         relaxed = self._timed(program.relax(self.left_s))
         if relaxed.status == "infeasible":
-            raise self._shortage(budget)
+            raise _StuckError
         self.duals = self.duals or program.reduced_costs()
-        best = self._price(relaxed, keep_limits=True) if relaxed.values else None
+        best = self.price(relaxed, keep_limits=True) if relaxed.values else None
         if self._good(best, relaxed.bound):
             return best, "optimal", relaxed.bound  # type: ignore[return-value]
         if best is not None and not self.budget.limits and relaxed.bound >= self.worth_s:
             return best, AT_LEAST, relaxed.bound
         if relaxed.values and not relaxed.integral:
             dived = self._timed(program.dive(self.left_s / 2, options.mip_gap / 4))
-            best = _better(best, self._price(dived) if dived.values else None)
+            best = _better(best, self.price(dived) if dived.values else None)
             if self._good(best, relaxed.bound):
                 return best, "optimal", relaxed.bound  # type: ignore[return-value]
         outcome = self._timed(program.branch(self.left_s, options.mip_gap / 2))
         if best is None:
-            best = self._accept(outcome, budget)
+            best = self._accept(outcome)
         elif outcome.values:
-            best = _better(best, self._price(outcome))
+            best = _better(best, self.price(outcome))
         assert best is not None
         bound = relaxed.bound if outcome.status == "infeasible" else max(outcome.bound, relaxed.bound)
         return best, outcome.status, bound
@@ -308,13 +335,10 @@ class _Search:
             extra.append(found)
         return tuple(extra)
 
-    def _shortage(self, budget: float) -> ShortageError:
-        return shortage(self.formulation, self.budget, self.mesh, budget, self.tried, self._price)
-
-    def _accept(self, outcome: Outcome, budget: float) -> Priced:
+    def _accept(self, outcome: Outcome) -> Priced:
         if outcome.status == "infeasible":
-            raise self._shortage(budget)
-        priced = self._price(outcome) if outcome.values else None
+            raise _StuckError
+        priced = self.price(outcome) if outcome.values else None
         if priced is None:
             raise SolverError(
                 f"{self.options.solver} found no plan on mesh {'x'.join(map(str, self.mesh.shape))} within the time "
@@ -324,7 +348,7 @@ class _Search:
             )
         return priced
 
-    def _price(self, outcome: Outcome, *, keep_limits: bool = False) -> Priced | None:
+    def price(self, outcome: Outcome, *, keep_limits: bool = False) -> Priced | None:
         """Price the (rounded) options; None where rounding broke a memory limit."""
         formulation = self.formulation
         option = {

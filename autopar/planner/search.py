@@ -15,10 +15,11 @@ from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
 from autopar.planner.notices import warnings_of
-from autopar.planner.one_mesh import AT_LEAST, Candidate, Prepared, prepare, solve_mesh
+from autopar.planner.one_mesh import AT_LEAST, Candidate, NoRoomError, Prepared, prepare, solve_mesh
 from autopar.planner.options import Options
 from autopar.planner.prune import Guide, parents
 from autopar.planner.record import write_plan
+from autopar.planner.shortage import ShortageError, least_peaks, shortage
 from autopar.units import seconds_text
 
 Progress = Callable[[str], None]
@@ -47,6 +48,8 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
         guiding = coarse_meshes(cluster, meshes) if guided else ()
         for wave in _waves((*guiding, *meshes), guided=guided):
             search.run(wave, guided=guided)
+        if search.best is None:
+            search.last_resort(guided=guided)
     best = search.best
     if best is None:
         raise search.failure()
@@ -115,6 +118,8 @@ class _MeshSearch:
         self.worth_s = math.inf
         self.found: list[Candidate] = []
         self.guides: dict[tuple[int, ...], Guide] = {}
+        self.no_room: list[NoRoomError] = []
+        self.skipped: list[LogicalMesh] = []  # as their coarser meshes do not fit
         self.failures: list[InfeasibleError] = []
         self.unsolved: dict[tuple[int, ...], SolverError] = {}
         self.untried: list[tuple[int, ...]] = []
@@ -142,11 +147,17 @@ class _MeshSearch:
             return
         coarser = parents(mesh.shape) if guided else ()
         if coarser and not any(shape in self.guides for shape in coarser):
+            self.skipped.append(mesh)
             self.progress(f"mesh {_shape(mesh.shape)}: not tried, its coarser meshes do not fit")
             return
         limit_s = max(min(time_left, time_left / left * 2 * _AT_ONCE), 1.0)
         try:
             candidate = solve_mesh(self.prepared, self.cluster, mesh, self.options, limit_s, self.guides, self.worth_s)
+        except NoRoomError as error:
+            if self.best is None:
+                self.no_room.append(error)
+            self.progress(f"mesh {_shape(mesh.shape)}: does not fit")
+            return
         except InfeasibleError as error:
             self.failures.append(error)
             self.progress(f"mesh {_shape(mesh.shape)}: does not fit")
@@ -155,14 +166,43 @@ class _MeshSearch:
             self.unsolved[mesh.shape] = error
             self.progress(f"mesh {_shape(mesh.shape)}: no plan in time")
             return
-        if candidate.guide is not None and guided:
-            self.guides[mesh.shape] = candidate.guide
-        self.found.append(candidate)
+        self.keep(candidate, guided=guided)
         certificate = candidate.certificate
         if certificate.status == AT_LEAST:
             self.progress(f"mesh {_shape(mesh.shape)}: at least {certificate.bound_s:.4g} s")
         else:
             self.progress(f"mesh {_shape(mesh.shape)}: {certificate.objective_s:.4g} s, {certificate.status}")
+
+    def keep(self, candidate: Candidate, *, guided: bool) -> None:
+        """Take a candidate up; with a plan, nobody asks any more how short other meshes are, and programs are large."""
+        if candidate.guide is not None and guided:
+            self.guides[candidate.mesh.shape] = candidate.guide
+        self.found.append(candidate)
+        if self.best is not None:
+            self.no_room.clear()
+
+    def last_resort(self, *, guided: bool) -> None:
+        """Where no plan was found on any mesh: seek the smallest; if that does not fit either, say how short it is.
+
+        Of meshes that only guide, the smallest plan lets those that it guides be tried.
+        """
+        errors = {error.unfit.mesh.shape: error for error in self.no_room}
+        asked = [shape for shape in errors if shape in self.wanted]
+        found = least_peaks([errors[shape].unfit for shape in asked or errors])
+        if not found:
+            return
+        least, skipped = found[0], self.skipped
+        smallest = least.smallest
+        if smallest is None or least.enough_bytes > least.unfit.budget or not (asked or skipped):
+            shapes = [x.unfit.mesh.shape for x in found]
+            self.failures.append(shortage(least, _others(shapes, [x for x in asked or errors if x not in shapes])))
+            return
+        self.keep(errors[least.unfit.mesh.shape].accept(smallest), guided=guided)
+        if not asked:
+            self.skipped = []
+            self.run(skipped, guided=guided)
+            if self.best is None:
+                self.last_resort(guided=guided)
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -179,7 +219,7 @@ class _MeshSearch:
         """Why there is no plan at all."""
         if self.unsolved:
             return next(iter(self.unsolved.values()))
-        return min(self.failures, key=lambda e: getattr(e, "enough_bytes", math.inf))
+        return next((e for e in self.failures if isinstance(e, ShortageError)), self.failures[0])
 
     @property
     def left_out(self) -> list[str]:
@@ -215,6 +255,18 @@ def candidate_meshes(cluster: Cluster, options: Options) -> tuple[LogicalMesh, .
             f"{cluster.name!r} has {cluster.devices}. Choose axis sizes whose product is {cluster.devices}."
         )
     return (cluster.mesh(options.mesh),)
+
+
+def _others(compared: Sequence[tuple[int, ...]], late: Sequence[tuple[int, ...]]) -> str:
+    """What to say of the meshes that an error is not about."""
+    said = (
+        f" Of the {len(compared)} meshes compared, this is the one with the smallest plan found."
+        if len(compared) > 1
+        else ""
+    )
+    if late:
+        said += f" There was no time to compare it with mesh {', '.join(map(_shape, late))}."
+    return said
 
 
 def _shape(shape: tuple[int, ...]) -> str:

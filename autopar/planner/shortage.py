@@ -2,6 +2,7 @@
 
 The least peak is bounded from below by a relaxation that minimises it over a few points of the step, and from
 above by what its rounded choices really hold; where they hold more at another point, that point is added.
+That takes longer than to see that a mesh has no plan, so it is done only when no mesh has one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pulp
 
@@ -20,8 +22,9 @@ from autopar.planner.record import Priced
 from autopar.planner.solve import HighsProgram, Outcome
 from autopar.units import bytes_text
 
-_FIRST_S = 30.0  # time for the bound
-_MORE_S = 10.0  # and to sharpen it
+_BOUND_S = 30.0  # time for the bounds of all meshes
+_SHARPEN_S = 10.0  # and to come nearer to them
+_NEAR = 1.01
 _ROUNDS = 20
 
 
@@ -32,25 +35,17 @@ class ShortageError(InfeasibleError):
       least_bytes: any plan on this mesh needs as much on each device, as the rows of :mod:`.budget` count (which may
         count a converted copy a little too long).
       enough_bytes: found: a plan on this mesh that peaks there.
-      smallest: that plan.
     """
 
     least_bytes: float = 0.0
     enough_bytes: float = math.inf
-    smallest: Priced | None = None
 
 
-def shortage(
-    formulation: Formulation,
-    limits: Budget,
-    mesh: LogicalMesh,
-    budget: float,
-    tried: Sequence[Priced],
-    price: Callable[[Outcome], Priced | None],
-) -> ShortageError:
-    """The error for a step that does not fit into ``budget`` bytes per device on ``mesh``.
+@dataclass(frozen=True)
+class Unfit:
+    """Where the search on one mesh ended, without a plan that fits.
 
-    Args:
+    Attributes:
       formulation: the program.
       limits: its memory rows so far.
       mesh: the mesh.
@@ -58,39 +53,147 @@ def shortage(
       tried: plans that were tried, in order.
       price: what a solution of the program, rounded, really costs.
     """
-    least = _LeastPeak(formulation, limits, mesh, [*limits.limits, *[p.memory.position for p in tried[-1:]]])
-    least.search(price)
-    smallest = min((*tried, *least.found), key=lambda p: p.memory.peak_bytes, default=None)
-    enough = smallest.memory.peak_bytes if smallest else math.inf
+
+    formulation: Formulation
+    limits: Budget
+    mesh: LogicalMesh
+    budget: float
+    tried: Sequence[Priced]
+    price: Callable[[Outcome], Priced | None]
+
+
+class LeastPeak:
+    """The smallest peak on a mesh: a proven lower bound over some points, and the smallest plan seen on the way.
+
+    Attributes:
+      unfit: the mesh and its program.
+      least_bytes: the bound.
+      smallest: the plan, if any was found.
+      worst: the point of the step where the bound is reached.
+    """
+
+    def __init__(self, unfit: Unfit) -> None:
+        points = [*unfit.limits.limits, *[p.memory.position for p in unfit.tried[-1:]]]
+        self.unfit = unfit
+        self.least_bytes = 0.0
+        self.smallest = min(unfit.tried, key=lambda p: p.memory.peak_bytes, default=None)
+        self.worst = points[0] if points else 0
+        self._points = list(dict.fromkeys(points)) or [0]
+        self._problem = pulp.LpProblem("least_peak", pulp.LpMinimize)
+        self._peak = self._problem.add_variable("peak", 0)
+        self._problem.setObjective(pulp.LpAffineExpression({self._peak: 1.0}))
+        for row in unfit.formulation.problem.constraints():
+            if not str(row.name).startswith("memory_"):
+                self._problem.addConstraint(row.copy(), row.name)
+        self._scale = max((n for p in self._points for n in unfit.limits.terms(p).values()), default=1.0)
+        for point in self._points:
+            self._row(point)
+        self._program = HighsProgram(self._problem)
+
+    @property
+    def enough_bytes(self) -> float:
+        """What the smallest plan needs."""
+        return self.smallest.memory.peak_bytes if self.smallest else math.inf
+
+    def bound(self, limit_s: float) -> None:
+        """Minimise the peak, and add the point where the rounded choices peak, until that is no new one."""
+        deadline = time.monotonic() + limit_s
+        for _ in range(_ROUNDS):
+            outcome = self._program.relax(deadline - time.monotonic())
+            if outcome.status != "optimal":
+                return
+            self.least_bytes = outcome.values["peak"] * self._scale
+            terms = self.unfit.limits.terms
+            usage = {p: sum(n * outcome.values.get(v.name, 0.0) for v, n in terms(p).items()) for p in self._points}
+            self.worst = max(usage, key=lambda p: usage[p])
+            if not self._new_point(outcome) or time.monotonic() > deadline:
+                return
+
+    def sharpen(self, limit_s: float) -> None:
+        """Look for a smaller plan by branching, where rounding did badly."""
+        deadline = time.monotonic() + limit_s
+        while 0 < _NEAR * self.least_bytes < self.enough_bytes and (left := deadline - time.monotonic()) > 0:
+            outcome = self._program.branch(left, 0.005)
+            if not outcome.values or not self._new_point(outcome):
+                return
+            self.bound(deadline - time.monotonic())
+
+    def _new_point(self, outcome: Outcome) -> bool:
+        """Price a solution; whether its peak is at a point that had no row."""
+        priced = self.unfit.price(outcome)
+        if priced is None:
+            return False
+        if priced.memory.peak_bytes < self.enough_bytes:
+            self.smallest = priced
+        point = priced.memory.position
+        if point in self._points:
+            return False
+        self._points.append(point)
+        self._row(point)
+        return True
+
+    def _row(self, point: int) -> None:
+        """The peak is at least the bytes at a point."""
+        row = {variable: n / self._scale for variable, n in self.unfit.limits.terms(point).items()}
+        row[self._peak] = -1.0
+        constraint = pulp.LpConstraint(pulp.LpAffineExpression(row), pulp.LpConstraintLE, f"at_{point}", 0.0)
+        self._problem.addConstraint(constraint)
+
+
+def least_peaks(unfit: Sequence[Unfit]) -> list[LeastPeak]:
+    """The least peaks of meshes, that with the smallest plan first.
+
+    All meshes share the time: those on which the smallest plan was tried come first, and those for which no time
+    is left are missing. Then a smaller plan is sought where the bounds promise it, until one fits.
+    """
+    found: list[LeastPeak] = []
+    deadline = time.monotonic() + _BOUND_S
+    for case in sorted(unfit, key=lambda u: min((p.memory.peak_bytes for p in u.tried), default=math.inf)):
+        left = deadline - time.monotonic()
+        if found and left <= 0:
+            break
+        found.append(LeastPeak(case))
+        found[-1].bound(left)
+    deadline = time.monotonic() + _SHARPEN_S
+    for least in sorted(found, key=lambda x: x.least_bytes):
+        left, enough = deadline - time.monotonic(), min(x.enough_bytes for x in found)
+        if left > 0 and enough > max(least.unfit.budget, _NEAR * least.least_bytes):
+            least.sharpen(left)
+    return sorted(found, key=lambda x: x.enough_bytes)
+
+
+def shortage(least: LeastPeak, others: str = "") -> ShortageError:
+    """The error for a step that does not fit; ``others`` is said of other meshes, a sentence."""
+    formulation, budget, mesh = least.unfit.formulation, least.unfit.budget, least.unfit.mesh
     step = formulation.atoms.step
     shape = "x".join(map(str, mesh.shape))
     atom = formulation.atoms.atoms[min(least.worst, len(formulation.atoms.atoms) - 1)]
     where = atom.op.where.line if atom.op and atom.op.where.line else atom.name
-    if least.bytes > budget:
+    if least.least_bytes > budget:
         found = (
-            f"on mesh {shape} it needs, by the planner's count, at least {bytes_text(least.bytes)} per device at "
-            f"{where}, and the budget is {bytes_text(budget)}: at least {bytes_text(least.bytes - budget)} short"
+            f"on mesh {shape} it needs, by the planner's count, at least {bytes_text(least.least_bytes)} per device at "
+            f"{where}, and the budget is {bytes_text(budget)}: at least {bytes_text(least.least_bytes - budget)} short"
         )
     else:
         found = (
             f"no plan within the budget of {bytes_text(budget)} per device was found on mesh {shape}, though it is not "
             f"proven that there is none; the tightest point is at {where}"
         )
-    more = mesh.devices * 2 ** max(1, math.ceil(math.log2(max(least.bytes, 1.0) / budget)))
+    more = mesh.devices * 2 ** max(1, math.ceil(math.log2(max(least.least_bytes, 1.0) / budget)))
     advice = f"so might {more} devices, a smaller batch, or jax.checkpoint"
-    if enough < math.inf:
+    if least.smallest:
         advice = (
-            f"The smallest plan found peaks at {bytes_text(enough)}, so a budget a little above memory_bytes="
-            f"{math.ceil(enough)} should do; {advice}"
+            f"The smallest plan found peaks at {bytes_text(least.enough_bytes)}, so a budget a little above "
+            f"memory_bytes={math.ceil(least.enough_bytes)} should do; {advice}"
         )
     else:
         advice = f"More memory would help; {advice}"
     error = ShortageError(
         f"{step.name} does not fit: {found}. Largest holders there, even when split as far as they go: "
-        f"{_holders(formulation, limits, least.worst)}. "
-        f"{advice}."
+        f"{_holders(formulation, least.unfit.limits, least.worst)}. "
+        f"{advice}.{others}"
     )
-    error.least_bytes, error.enough_bytes, error.smallest = least.bytes, enough, smallest
+    error.least_bytes, error.enough_bytes = least.least_bytes, least.enough_bytes
     return error
 
 
@@ -112,59 +215,3 @@ def _name(formulation: Formulation, v: int) -> str:
         return value.name
     op = formulation.atoms.atoms[formulation.atoms.producer[v][0]].op
     return f"{op.primitive} ({op.where.line})" if op else f"value {v}"
-
-
-class _LeastPeak:
-    """The smallest peak: a proven lower bound over some points, and the best plan seen on the way."""
-
-    def __init__(self, formulation: Formulation, limits: Budget, mesh: LogicalMesh, points: list[int]) -> None:
-        self.bytes = 0.0
-        self.found: list[Priced] = []
-        self.worst = points[0] if points else 0
-        self._limits = limits
-        self._points = list(dict.fromkeys(points)) or [0]
-        self._problem = pulp.LpProblem("least_peak", pulp.LpMinimize)
-        self._peak = self._problem.add_variable("peak", 0)
-        self._problem.setObjective(pulp.LpAffineExpression({self._peak: 1.0}))
-        for row in formulation.problem.constraints():
-            if not str(row.name).startswith("memory_"):
-                self._problem.addConstraint(row.copy(), row.name)
-        self._scale = max((n for p in self._points for n in limits.terms(p).values()), default=1.0)
-        for point in self._points:
-            self._add(point)
-
-    def _add(self, point: int) -> None:
-        """The peak is at least the bytes at a point."""
-        row = {variable: n / self._scale for variable, n in self._limits.terms(point).items()}
-        row[self._peak] = -1.0
-        constraint = pulp.LpConstraint(pulp.LpAffineExpression(row), pulp.LpConstraintLE, f"at_{point}", 0.0)
-        self._problem.addConstraint(constraint)
-
-    def search(self, price: Callable[[Outcome], Priced | None]) -> None:
-        """Minimise the peak, and add the point where the rounded choices peak, until that is no new one."""
-        program = HighsProgram(self._problem)
-        deadline = time.monotonic() + _MORE_S
-        for k in range(_ROUNDS):
-            outcome = program.relax(deadline - time.monotonic() if k else _FIRST_S)
-            if outcome.status != "optimal":
-                return
-            self.bytes = outcome.values["peak"] * self._scale
-            usage = {
-                p: sum(n * outcome.values.get(v.name, 0.0) for v, n in self._limits.terms(p).items())
-                for p in self._points
-            }
-            self.worst = max(usage, key=lambda p: usage[p])
-            priced = price(outcome)
-            if priced is None:
-                return
-            self.found.append(priced)
-            known = priced.memory.position in self._points
-            left = deadline - time.monotonic()
-            if known and left > 0 and priced.memory.peak_bytes > self.bytes * 1.01:  # rounding did badly
-                whole = program.branch(left, 0.005)
-                priced = (price(whole) if whole.values else None) or priced
-                self.found.append(priced)
-            if priced.memory.position in self._points or time.monotonic() > deadline:
-                return
-            self._points.append(priced.memory.position)
-            self._add(priced.memory.position)

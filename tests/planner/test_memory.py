@@ -9,10 +9,10 @@ import pytest
 from autopar import Cluster, Options
 from autopar.planner import plan_step
 from autopar.planner.atoms import build_atoms
-from autopar.planner.fusion import Reading, placed
-from autopar.planner.kernels import kernels
 from autopar.planner.memory import lifetimes, profile
-from autopar.planner.order import depth_first, greedy, ordered
+from autopar.planner.memory.fusion import Reading, placed
+from autopar.planner.memory.kernels import kernels
+from autopar.planner.memory.order import depth_first, greedy, ordered
 from autopar.trace import trace
 
 N = 64

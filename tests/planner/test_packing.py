@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar.planner.packing import ALIGNMENT, packed_bytes
+from autopar.planner.memory.packing import ALIGNMENT, packed_bytes
 
 BUFFERS = st.lists(
     st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 40)).map(

@@ -1,5 +1,7 @@
 """Choosing the mesh: giving up meshes that cannot win changes no winner, and what is said of them is true."""
 
+import functools
+
 import pytest
 
 from autopar.errors import InfeasibleError
@@ -18,6 +20,18 @@ def step():
     return trace(recipe.step, recipe.abstract(), donate_argnums=(0,)).step
 
 
+@pytest.fixture(scope="module")
+def planned(step):
+    """share of the fastest plan's peak (None: no limit) -> the best plan; each is searched once."""
+
+    @functools.cache
+    def plan(share):
+        memory = None if share is None else plan(None).peak_bytes * share
+        return plan_step(step, CLUSTER, Options(max_axes=2, memory_bytes=memory, group_above=0))
+
+    return plan
+
+
 def best_alone(step, shape, memory_bytes):
     """Seconds of the best plan on one mesh, planned without the others; None if nothing fits."""
     try:
@@ -27,10 +41,9 @@ def best_alone(step, shape, memory_bytes):
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_meshes_given_up_cannot_win(step, share):
-    free = plan_step(step, CLUSTER, Options(max_axes=2, group_above=0))
-    memory = free.peak_bytes * share
-    plan = plan_step(step, CLUSTER, Options(max_axes=2, memory_bytes=memory, group_above=0))
+def test_meshes_given_up_cannot_win(step, planned, share):
+    memory = planned(None).peak_bytes * share
+    plan = planned(share)
     alone = {shape: best_alone(step, shape, memory) for shape in [(8,), (2, 4), (4, 2)]}
     assert plan.peak_bytes <= memory
     assert plan.step_s == pytest.approx(min(s for s in alone.values() if s is not None), rel=5e-3)
@@ -45,11 +58,6 @@ def test_meshes_given_up_cannot_win(step, share):
             assert other.step_s == pytest.approx(found, rel=5e-3)
 
 
-def test_tight_memory_gives_meshes_up(step):
+def test_tight_memory_gives_meshes_up(planned):
     """The cases above have meshes of both kinds."""
-    free = plan_step(step, CLUSTER, Options(max_axes=2, group_above=0))
-    seen = set()
-    for share in SHARES:
-        options = Options(max_axes=2, memory_bytes=free.peak_bytes * share, group_above=0)
-        seen |= {r.status == "at least" for r in plan_step(step, CLUSTER, options).runners_up}
-    assert seen == {True, False}
+    assert {r.status == "at least" for share in SHARES for r in planned(share).runners_up} == {True, False}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from autopar.ir import Rule
 from autopar.planner.atoms import Atom, Atoms
-from autopar.planner.fusion import Key, Reading, placed, role
+from autopar.planner.memory.fusion import Key, Reading, placed, role
 from autopar.sharding.layout import LOCAL, SUM, Collective, Move
 
 _NOTHING: dict[Key, None] = {}
@@ -59,7 +59,7 @@ class KernelList:
 
 
 def kernels(reading: Reading) -> KernelList:
-    """The kernels that the readers of a step need (see :mod:`autopar.planner.fusion`)."""
+    """The kernels that the readers of a step need (see :mod:`autopar.planner.memory.fusion`)."""
     return _Builder(placed(reading)).run()
 
 

@@ -15,8 +15,8 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from autopar.planner.fusion import Key
-from autopar.planner.kernels import Kernel
+from autopar.planner.memory.fusion import Key
+from autopar.planner.memory.kernels import Kernel
 
 Size = Callable[[Key], int]
 Above = Sequence[Sequence[int]]  # per kernel, the kernels whose results it reads

@@ -1,13 +1,13 @@
 """Memory of one device over the step: which values are held when, and how many bytes they take.
 
-A value has a buffer if it is an argument, a result, or passes from one kernel to another (see planner.fusion).
+A value has a buffer if it is an argument, a result, or passes from one kernel to another (see planner.memory.fusion).
 A pointwise kernel writes its result in the place of an operand that nothing reads later. Arguments and results are
 held over the whole step, as XLA allocates them; new state lies in the place of the old if that was donated. All else
-shares one block of memory (see planner.packing).
+shares one block of memory (see planner.memory.packing).
 
 Kernels run in the order in which the step was written; partial sums are reduced at once, other conversions are made
 right before their first reader. That is roughly how accelerators' schedulers, which mind memory, order them. XLA on
-CPU goes depth first from the results (see planner.order), and so runs what only the update reads, gradients of
+CPU goes depth first from the results (see planner.memory.order), and so runs what only the update reads, gradients of
 weights, after the whole backward pass: what they are computed from is held until then.
 """
 
@@ -21,10 +21,10 @@ import numpy as np
 from autopar.ir import Value, item_bytes
 from autopar.planner.atoms import Atom, Atoms, is_late
 from autopar.planner.conversion import Arc
-from autopar.planner.fusion import Key, Reading
-from autopar.planner.kernels import Kernel, KernelList, kernels
-from autopar.planner.order import depth_first, greedy, ordered
-from autopar.planner.packing import packed_bytes
+from autopar.planner.memory.fusion import Key, Reading
+from autopar.planner.memory.kernels import Kernel, KernelList, kernels
+from autopar.planner.memory.order import depth_first, greedy, ordered
+from autopar.planner.memory.packing import packed_bytes
 from autopar.sharding.layout import Layout, local_size
 
 ARGUMENT_KINDS = ("parameter", "optimizer", "state", "batch", "constant")
@@ -119,7 +119,7 @@ def profile(
       operands: per atom, the layout it wants of each operand.
       made: value id -> layout as made.
       moves: (value id, for late readers only) -> conversions.
-      reordered: the compiler orders kernels depth first from the results, as XLA does on CPU (see planner.order).
+      reordered: the compiler orders kernels depth first from the results, as XLA does on CPU (see .order).
     """
     values, mesh = atoms.step.graph.values, atoms.mesh
     copy: dict[tuple[int, int], Key] = {}
