@@ -126,9 +126,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "partition_speed.json")
     out = parser.parse_args().out
     rows = []
-    print(
-        f"{'cluster':<15}{'M':>5}{'layers':>8}{'shapes':>8}{'cpu s':>7}{'wall s':>8}{'load':>6}{'step s':>9}{'even':>7}  units x submesh"
-    )
+    print(_HEADER)
     for name, microbatches, uneven in product(CLUSTERS, MICROBATCHES, (False, True)):
         row = measure(name, microbatches, uneven)
         rows.append(row)
@@ -137,6 +135,12 @@ def main() -> int:
     broken = sum(bool(row["breaks"]) for row in rows)
     print(f"bound of {BOUND_S:g} s on 64 devices broken by: {broken or 'none'}")
     return int(bool(broken))
+
+
+_HEADER = (
+    f"{'cluster':<15}{'M':>5}{'layers':>8}{'shapes':>8}{'cpu s':>7}{'wall s':>8}{'load':>6}{'step s':>9}{'even':>7}"
+    "  units x submesh"
+)
 
 
 def _line(row: Row) -> str:
