@@ -3,13 +3,15 @@
     python benchmarks/partition_speed.py                   # two minutes
 
 The costs of stages are looked up in a table made beforehand, as the planner does: seconds are those of `partition`
-alone, the median of several runs. The table is of round numbers from the roofline and the collectives' prices: tensor
+alone, the median of several runs. The search is one thread, so the bound is on its CPU time; wall time stands beside
+it. The table is of round numbers from the roofline and the collectives' prices: tensor
 parallel in a host, data parallel across hosts, Adam, residuals of the micro-batches in flight. Half of the cases have
 layers of unequal length, so that no two costs are equal. What it says is how long the search takes, and by how much
 the best partition beats equal stages at these prices; nothing here was run.
 """
 
 import argparse
+import os
 import random
 import statistics
 import sys
@@ -99,21 +101,22 @@ def measure(name: str, microbatches: int, uneven: bool) -> Row:
     def cost(first: int, stop: int, shape: int, after: int) -> StageCost | None:
         return table[first, stop, shape, after]
 
-    seconds = []
+    wall_s, cpu_s = [], []
     for _ in range(RUNS):
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         found = partition(len(units), shapes, cluster.devices, cost, microbatches)
-        seconds.append(time.perf_counter() - begin)
+        wall_s.append(time.perf_counter() - begin)
+        cpu_s.append(time.process_time() - cpu)
     evens = (even_partition(len(units), shapes, cluster.devices, cost, microbatches, n) for n in range(1, 65))
     even_s = min((even.step_s for even in evens if even), default=None)
     row: Row = {"cluster": name, "microbatches": microbatches, "uneven": uneven, "shapes": len(shapes)}
-    row |= {"seconds": seconds, "median_s": statistics.median(seconds), "even_s": even_s}
+    row |= {"wall_s": wall_s, "cpu_s": cpu_s, "load": os.getloadavg()[0], "even_s": even_s}
     if found is not None:
         best = [(span.stop - span.first, str(shapes[span.shape])) for span in found.best.spans]
         row |= {"step_s": found.best.step_s, "bound_s": found.bound_s, "best": best}
         row["finalists"] = [[p.stages, p.step_s] for p in found.partitions]
-    held = row["median_s"] <= BOUND_S or cluster.devices > 64  # the claim is about 64
-    row["breaks"] = [] if held else ["median_s"]
+    held = statistics.median(cpu_s) <= BOUND_S or cluster.devices > 64  # the claim is about 64
+    row["breaks"] = [] if held else ["cpu_s"]
     return row
 
 
@@ -123,7 +126,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "partition_speed.json")
     out = parser.parse_args().out
     rows = []
-    print(f"{'cluster':<15}{'M':>5}{'layers':>8}{'shapes':>8}{'search s':>10}{'step s':>9}{'even':>7}  units x submesh")
+    print(_HEADER)
     for name, microbatches, uneven in product(CLUSTERS, MICROBATCHES, (False, True)):
         row = measure(name, microbatches, uneven)
         rows.append(row)
@@ -134,10 +137,16 @@ def main() -> int:
     return int(bool(broken))
 
 
+_HEADER = (
+    f"{'cluster':<15}{'M':>5}{'layers':>8}{'shapes':>8}{'cpu s':>7}{'wall s':>8}{'load':>6}{'step s':>9}{'even':>7}"
+    "  units x submesh"
+)
+
+
 def _line(row: Row) -> str:
     head = (
         f"{row['cluster']:<15}{row['microbatches']:>5}{'uneven' if row['uneven'] else 'equal':>8}{row['shapes']:>8}"
-        f"{row['median_s']:>10.2f}"
+        f"{statistics.median(row['cpu_s']):>7.2f}{statistics.median(row['wall_s']):>8.2f}{row['load']:>6.1f}"
     )
     if "step_s" not in row:
         return f"{head}  nothing fits"

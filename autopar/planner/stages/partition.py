@@ -21,9 +21,9 @@ boxes of thresholds are searched by branch and bound: a partition whose maxima l
 
 since fewer stages are allowed below ``(b, q)`` than at it. The box of the least bound is opened first: the partition
 behind ``G(b, q)`` has maxima ``(b', q')``, and is at least as good as all with larger ones; what is left is
-``t < b'``, and ``t >= b', o < q'``, each halved. Thresholds that alone lift a bound to the best partition found are cut
-off. The search ends when no bound is below the best partition found, which then
-is optimal, or within ``gap`` of it. ``G`` falls as thresholds rise, so few of many thousand are tried.
+``t < b'``, and ``t >= b', o < q'``, each halved. Thresholds and numbers of stages that alone lift a bound to the best
+partition found are cut off. The search ends when no bound is below the best, which then is optimal, or within ``gap``
+of it. ``G`` falls as thresholds rise, so few of many thousand are tried.
 
 The finalists are the partitions met on the way: each the least sum for its thresholds and its number of stages.
 """
@@ -164,15 +164,20 @@ class _Search:
         self.boxes: list[tuple[float, int, tuple[int, int, int, int]]] = []
         self.count = itertools.count()
         self.least_s = math.inf  # of what is found, less the rounding
-        self.floor_s = 0.0  # of every objective, but for the sum
+        self.floors_s: dict[int, float] = {}  # number of stages -> a bound of all partitions into so many
+        self.traced: set[tuple[int, float]] = set()  # (number of stages, sum): partitions that were noted
 
     def run(self) -> Finalists | None:
         least_t_s, least_o_s = least_maxima(self.table)
-        if math.isinf(least_t_s):
+        possible = np.flatnonzero(np.isfinite(least_t_s))
+        if not len(possible):
             return None
-        a, p = int(np.searchsorted(self.t_s, least_t_s)), int(np.searchsorted(self.o_s, least_o_s))
-        self.floor_s = self.bound_s(0.0, a, p)
-        self.push(0.0, a, len(self.t_s) - 1, p, len(self.o_s) - 1)
+        least_sum_s = np.array([g[0, -1] for g in least_sums(self.table)])
+        for stages in possible:
+            slowest_s = (self.microbatches - self.fill) * least_t_s[stages]
+            self.floors_s[int(stages)] = float(self.fill * least_sum_s[stages] + slowest_s + least_o_s[stages])
+        a, p = int(np.searchsorted(self.t_s, least_t_s.min())), int(np.searchsorted(self.o_s, least_o_s.min()))
+        self.push(float(least_sum_s.min()), a, len(self.t_s) - 1, p, len(self.o_s) - 1)
         while self.boxes and self.boxes[0][0] < self.least_s / (1 + self.gap):
             bound_s, _, box = heapq.heappop(self.boxes)
             self.open(*self.trimmed(bound_s, *box))
@@ -207,7 +212,8 @@ class _Search:
 
     def open(self, a: int, b: int, p: int, q: int) -> None:
         """Solve at the upper corner of a box, and queue what may be better."""
-        allowed = self.table.under(self.t_s[b], self.o_s[q])
+        most = max((stages for stages, floor_s in self.floors_s.items() if floor_s < self.least_s), default=0)
+        allowed = self.table.under(self.t_s[b], self.o_s[q], most)
         sums = least_sums(allowed)
         totals = np.array([g[0, -1] for g in sums])
         stages = int(np.argmin(totals))
@@ -215,9 +221,10 @@ class _Search:
         if math.isinf(least_sum_s):
             return
         costs = self.note(allowed, sums, stages).costs
-        for other in np.flatnonzero(np.isfinite(totals)):
-            if self.floor_s + self.fill * totals[other] < self.last_s():
-                self.note(allowed, sums, int(other))
+        last_s = self.last_s()
+        for other in map(int, np.flatnonzero(np.isfinite(totals))):
+            if self.floors_s[other] < last_s and (other, totals[other]) not in self.traced:
+                self.note(allowed, sums, other)
         b_found = int(np.searchsorted(self.t_s, max(cost.microbatch_s for cost in costs)))
         q_found = int(np.searchsorted(self.o_s, max(cost.once_s for cost in costs)))
         self.halve(least_sum_s, a, min(b, b_found - 1), p, q)
@@ -245,6 +252,7 @@ class _Search:
             spans.append(Span(first, int(rank.stop[row]), int(rank.shape[row])))
             costs.append(StageCost(float(rank.microbatch_s[row]), float(rank.once_s[row])))
         found = Partition(tuple(spans), tuple(costs), partition_s(costs, self.microbatches, self.fill))
+        self.traced.add((stages, float(sums[stages][0, -1])))
         self.least_s = min(self.least_s, found.step_s * (1 - _ROUNDING))
         return self.found.setdefault(found.spans, found)
 

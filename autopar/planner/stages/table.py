@@ -65,9 +65,9 @@ class Table:
     ranks: tuple[Rank, ...]
     idle: bool = False
 
-    def under(self, t_s: float, o_s: float) -> Table:
-        """The stages with ``microbatch_s <= t_s`` and ``once_s <= o_s``."""
-        ranks = tuple(rank.within((rank.microbatch_s <= t_s) & (rank.once_s <= o_s)) for rank in self.ranks)
+    def under(self, t_s: float, o_s: float, stages: int) -> Table:
+        """What partitions into at most so many stages may have with ``microbatch_s <= t_s`` and ``once_s <= o_s``."""
+        ranks = tuple(rank.within((rank.microbatch_s <= t_s) & (rank.once_s <= o_s)) for rank in self.ranks[:stages])
         return Table(self.units, self.grains, ranks, self.idle)
 
 
@@ -108,11 +108,11 @@ def least_sums(table: Table) -> list[np.ndarray]:
     return _chains(table, [rank.microbatch_s for rank in table.ranks], np.add)
 
 
-def least_maxima(table: Table) -> tuple[float, float]:
-    """The least possible largest ``microbatch_s``, and the least possible largest ``once_s``; inf if nothing fits."""
+def least_maxima(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Per number of stages, from 0: the least possible largest ``microbatch_s``, and that of ``once_s``."""
     columns = ([rank.microbatch_s for rank in table.ranks], [rank.once_s for rank in table.ranks])
-    t_s, o_s = (min(g[0, -1] for g in _chains(table, column, np.maximum)[1:]) for column in columns)
-    return float(t_s), float(o_s)
+    t_s, o_s = (np.array([g[0, -1] for g in _chains(table, column, np.maximum)]) for column in columns)
+    return t_s, o_s
 
 
 def trace_back(table: Table, sums: Sequence[np.ndarray], stages: int) -> list[tuple[int, int, int]]:
