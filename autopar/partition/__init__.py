@@ -4,6 +4,7 @@ from autopar.partition.loop_stages import forward_ops
 from autopar.partition.section import Section
 from autopar.partition.staging import Crossing, StageSection, Staging, stage_step
 from autopar.partition.timing import AFTER, LOCAL, SAME, Timing, time_step
+from autopar.partition.units import Unit, find_units
 
 __all__ = [
     "AFTER",
@@ -14,6 +15,8 @@ __all__ = [
     "StageSection",
     "Staging",
     "Timing",
+    "Unit",
+    "find_units",
     "forward_ops",
     "stage_step",
     "time_step",

@@ -6,8 +6,10 @@ from autopar.plan.facts import (
     Certificate,
     CollectiveRecord,
     MeshAxis,
+    PipelineRunnerUp,
     PlanFacts,
     RunnerUp,
+    StageFacts,
 )
 from autopar.plan.serialize import from_json, load, save, to_json
 
@@ -17,8 +19,10 @@ __all__ = [
     "Certificate",
     "CollectiveRecord",
     "MeshAxis",
+    "PipelineRunnerUp",
     "PlanFacts",
     "RunnerUp",
+    "StageFacts",
     "from_json",
     "load",
     "save",

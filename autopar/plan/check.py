@@ -26,6 +26,10 @@ def check(plan: PlanFacts) -> None:
         if complaint:
             raise ValueError(f"{name!r}: {complaint}")
     names = plan.axis_names
+    for stage in plan.stages:
+        check(stage.plan)
+    if plan.stages:
+        return
     if not names or len(set(names)) < len(names) or any(size < 1 for size in plan.mesh_shape):
         raise ValueError(f"'mesh': axes {dict(zip(names, plan.mesh_shape, strict=True))} need names and positive sizes")
     devices = Cluster.from_dict(plan.cluster).devices

@@ -5,12 +5,13 @@ Planners (the ILP, a baseline, a person with an editor) write plans; lowering, r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autopar.sharding.layout import Layout, Move
 
-FORMAT = 1
+FORMAT = 2
 """Version of the plan file; readers accept this and older ones."""
 
 
@@ -117,8 +118,58 @@ class RunnerUp:
 
 
 @dataclass(frozen=True)
+class StageFacts:
+    """A stage of a pipeline.
+
+    Attributes:
+      plan: of the stage's own program, a loop over all micro-batches; its cluster is the stage's part of the cluster.
+      begin: where the stage begins, as a position among the forward ops (:func:`autopar.partition.forward_ops`).
+      units: its units (layers), first and one past the last.
+      devices: ids of its devices, first and one past the last.
+      forward_s, backward_s: predicted seconds of one micro-batch.
+      once_s: predicted seconds of what it does once per step.
+      in_flight: most micro-batches that it holds at a time.
+      residual_bytes: what one micro-batch keeps on one device from its forward to its backward pass.
+      sends_bytes: what it hands to other stages for one micro-batch, forward and backward.
+    """
+
+    plan: PlanFacts
+    begin: int
+    units: tuple[int, int]
+    devices: tuple[int, int]
+    forward_s: float
+    backward_s: float
+    once_s: float
+    in_flight: int
+    residual_bytes: int
+    sends_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRunnerUp:
+    """Another way to cut the step into stages that was considered.
+
+    Attributes:
+      stages: per stage, its number of units and of devices.
+      schedule: its name.
+      microbatches: their number.
+      step_s: predicted seconds per step.
+      peak_bytes: predicted peak memory of the fullest device.
+    """
+
+    stages: tuple[tuple[int, int], ...]
+    schedule: str
+    microbatches: int
+    step_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
 class PlanFacts:
     """A plan.
+
+    A plan of several stages has no layouts of its own: ``mesh``, ``ops``, ``layouts`` and ``moves`` are empty, and
+    ``stages`` holds a plan for each.
 
     Attributes:
       name: the step function.
@@ -133,7 +184,8 @@ class PlanFacts:
       moves: value id -> conversions in executable order, each from a layout that exists by then.
       remade: like ``moves``, for readers after the forward pass: their copies are made anew from the value as
         made, not held since the forward pass. A value that is absent serves all readers by ``moves``.
-      step_s, compute_s, communication_s: predicted seconds per step; the first is the sum of the others.
+      step_s, compute_s, communication_s: predicted seconds per step; the first is the sum of the others, and with
+        stages of ``idle_s``, on the average device.
       peak_bytes: predicted peak memory of one device.
       memory: bytes at the peak by kind.
       collectives: what is communicated.
@@ -142,6 +194,12 @@ class PlanFacts:
       warnings: what the user should know.
       microbatches: parts in which the batch is computed, one after the other.
       per_microbatch: what couples the examples of a batch is computed over each micro-batch alone.
+      phase_s: predicted seconds per step by phase of the work: ``forward``, ``backward``, ``update``.
+      schedule: the order of the stages' tasks, ``1f1b``; empty without stages.
+      stages: of a pipeline, in order.
+      idle_s: seconds per step for which the average device waits for other stages.
+      pipeline_bound_s: no cut into stages is faster, as far as the costs of units and submeshes tell; 0 without stages.
+      other_pipelines: other cuts that were considered, best first.
     """
 
     name: str
@@ -166,6 +224,12 @@ class PlanFacts:
     warnings: tuple[str, ...] = field(default=(), repr=False)
     microbatches: int = 1
     per_microbatch: bool = False
+    phase_s: Mapping[str, float] = field(default_factory=dict, repr=False)
+    schedule: str = ""
+    stages: tuple[StageFacts, ...] = ()
+    idle_s: float = 0.0
+    pipeline_bound_s: float = 0.0
+    other_pipelines: tuple[PipelineRunnerUp, ...] = field(default=(), repr=False)
 
     @property
     def gap(self) -> float:
@@ -185,10 +249,9 @@ class PlanFacts:
     @property
     def devices(self) -> int:
         """Number of devices."""
-        n = 1
-        for axis in self.mesh:
-            n *= axis.size
-        return n
+        if self.stages:
+            return len({d for stage in self.stages for d in range(*stage.devices)})
+        return math.prod(self.mesh_shape)
 
     @property
     def collective_bytes(self) -> int:

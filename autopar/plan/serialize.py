@@ -18,8 +18,10 @@ from autopar.plan.facts import (
     Certificate,
     CollectiveRecord,
     MeshAxis,
+    PipelineRunnerUp,
     PlanFacts,
     RunnerUp,
+    StageFacts,
 )
 from autopar.sharding import layout as lay
 from autopar.sharding.layout import Layout, Move
@@ -29,7 +31,11 @@ _KIND = "autopar plan"
 
 def to_json(plan: PlanFacts) -> str:
     """The plan as JSON text."""
-    data: dict[str, Any] = {"kind": _KIND, "format": FORMAT}
+    return json.dumps({"kind": _KIND, "format": FORMAT, **_encode(plan)}, indent=1)
+
+
+def _encode(plan: PlanFacts) -> dict[str, Any]:
+    data: dict[str, Any] = {}
     for f in dataclasses.fields(PlanFacts):
         data[f.name] = getattr(plan, f.name)
     data["cluster"] = dict(plan.cluster)
@@ -44,7 +50,13 @@ def to_json(plan: PlanFacts) -> str:
     data["collectives"] = [dataclasses.asdict(c) for c in plan.collectives]
     data["certificate"] = dataclasses.asdict(plan.certificate)
     data["runners_up"] = [dataclasses.asdict(r) for r in plan.runners_up]
-    return json.dumps(data, indent=1)
+    data["phase_s"] = dict(plan.phase_s)
+    data["other_pipelines"] = [dataclasses.asdict(r) for r in plan.other_pipelines]
+    data["stages"] = [
+        {f.name: getattr(stage, f.name) for f in dataclasses.fields(StageFacts)} | {"plan": _encode(stage.plan)}
+        for stage in plan.stages
+    ]
+    return data
 
 
 def from_json(text: str, source: str = "plan") -> PlanFacts:
@@ -137,6 +149,8 @@ def _decode(data: Mapping[str, Any]) -> PlanFacts:
     """Facts from JSON; a field that cannot be read is a ValueError that names it."""
     values = {}
     for f in dataclasses.fields(PlanFacts):
+        if f.name not in data and f.name in _SINCE_2:
+            continue
         if f.name not in data:
             raise ValueError(f"the field {f.name!r} is missing")
         read = _READERS.get(f.name)
@@ -164,6 +178,16 @@ def _read_step(words: Sequence[Any]) -> tuple[Layout, Move]:
     return src, Move(words[1], src[words[1]], lay.parse(words[2])[0])
 
 
+def _read_stage(found: Mapping[str, Any]) -> StageFacts:
+    pairs = {name: tuple(found[name]) for name in ("units", "devices")}
+    return StageFacts(**{**found, **pairs, "plan": _decode(found["plan"])})
+
+
+# Fields that files of format 1 do not have: one program, one micro-batch.
+_SINCE_2 = frozenset({
+    "microbatches", "per_microbatch", "phase_s", "schedule", "stages", "idle_s", "pipeline_bound_s", "other_pipelines",
+})  # fmt: skip
+
 # How each field is read from JSON; the others are read as they are. `check` sees to the types.
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "mesh": lambda found: tuple(MeshAxis(**a) for a in found),
@@ -177,4 +201,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "certificate": lambda found: Certificate(**found),
     "runners_up": lambda found: tuple(RunnerUp(**{**r, "mesh": tuple(r["mesh"])}) for r in found),
     "warnings": tuple,
+    "stages": lambda found: tuple(map(_read_stage, found)),
+    "other_pipelines": lambda found: tuple(
+        PipelineRunnerUp(**{**r, "stages": tuple(map(tuple, r["stages"]))}) for r in found
+    ),
 }

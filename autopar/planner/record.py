@@ -14,7 +14,7 @@ from autopar.cost import collective_s
 from autopar.errors import InternalError
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import Argument, Certificate, CollectiveRecord, MeshAxis, PlanFacts
-from autopar.planner.atoms import Atoms, is_late
+from autopar.planner.atoms import Atom, Atoms, is_late
 from autopar.planner.conversion import Arc, Conversions, moved_bytes
 from autopar.planner.memory import Profile, argument_kinds, profile
 from autopar.planner.weigh import Weigher, halo_exchanges
@@ -32,6 +32,7 @@ class Priced:
       compute_s, communication_s: seconds per step (halo exchanges count as communication).
       collectives: what is communicated.
       memory: the profile of one device.
+      phase_s: seconds per step by phase of the work.
     """
 
     choices: tuple[int, ...]
@@ -41,6 +42,7 @@ class Priced:
     communication_s: float
     collectives: tuple[CollectiveRecord, ...]
     memory: Profile
+    phase_s: Mapping[str, float]
 
     @property
     def step_s(self) -> float:
@@ -71,10 +73,13 @@ def price(
     operands: list[tuple[Layout, ...]] = []
     needs: dict[tuple[int, bool, Layout], int] = {}
     work_s = 0.0
+    phase_s = dict.fromkeys(("forward", "backward", "update"), 0.0)
     ledger = _Ledger(atoms, mesh)
     for atom in atoms.atoms:
         choice = atoms.choices(atom)[choices[atom.index]]
-        work_s += atom.frequency * weigher.seconds(atom)[choices[atom.index]]
+        atom_s = atom.frequency * weigher.seconds(atom)[choices[atom.index]]
+        work_s += atom_s
+        phase_s[_phase(atom)] += atom_s
         made.update(zip(atom.results, choice.results, strict=True))
         operands.append(choice.operands)
         for v, layout in zip(atom.operands, choice.operands, strict=True):
@@ -94,8 +99,14 @@ def price(
     collectives = tuple(sorted(ledger.records(), key=lambda c: -c.seconds))
     communication_s = sum(c.seconds for c in collectives)
     halo_s = sum(c.seconds for c in collectives if c.cause == "halo")
+    for c in collectives:
+        phase_s[c.phase] += c.seconds if c.cause != "halo" else 0.0
     memory = profile(atoms, operands, made, moves, reordered=conversions.device.name == "cpu")
-    return Priced(tuple(choices), made, moves, work_s - halo_s, communication_s, collectives, memory)
+    return Priced(tuple(choices), made, moves, work_s - halo_s, communication_s, collectives, memory, phase_s)
+
+
+def _phase(atom: Atom) -> str:
+    return atom.op.where.phase if atom.op is not None else "update"
 
 
 class _Ledger:
@@ -197,6 +208,7 @@ def write_plan(
         collectives=priced.collectives,
         certificate=certificate,
         warnings=tuple(warnings),
+        phase_s=dict(priced.phase_s),
     )
 
 

@@ -1,0 +1,115 @@
+"""Where a step may be cut: its forward pass as a chain of units.
+
+Between two units little passes on: no more than :data:`_NARROW` times the least that passes anywhere in between. In a
+Transformer these are the points where only the residual stream is alive. Cuts that stand at the same place of
+repeated code (a layer's first line, reached from the same call) are taken or left together, so that equal layers become
+equal units. ``autopar.stage_boundary`` marks places where the user wants a cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopar.ir import Op, Step
+from autopar.partition.loop_stages import forward_ops
+from autopar.partition.timing import Timing
+
+_NARROW = 1.5
+_LITTLE = 4  # less than a fourth of an equal share of the work is too little for a unit
+_EDGES = 0.02  # of the work: what passes before the first and after the last layer says nothing about those between
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A piece of the forward pass.
+
+    Attributes:
+      begin: position of its first op among the forward ops.
+      flops: floating-point operations of its forward pass, of the whole batch.
+      enters_bytes: bytes of a whole batch that pass from earlier units into it or past it.
+      like: units of equal digest do the same work on arrays of the same shapes.
+    """
+
+    begin: int
+    flops: float
+    enters_bytes: int
+    like: str
+
+
+def find_units(step: Step, timing: Timing, most: int = 64) -> tuple[Unit, ...]:
+    """Cut the forward pass into at most ``most`` units.
+
+    Args:
+      step: the step.
+      timing: when its ops run.
+      most: how many units at most.
+    """
+    ops = forward_ops(step, timing)
+    if not ops:
+        return ()
+    crossing = _crossing_bytes(step, ops)
+    flops = [_flops(op) for op in ops]
+    begins = [0, *_cuts(ops, crossing, flops, most)]
+    bounds = itertools.pairwise([*begins, len(ops)])
+    return tuple(Unit(a, sum(flops[a:b]), crossing[a], _digest(step, ops[a:b])) for a, b in bounds)
+
+
+def _flops(op: Op) -> float:
+    inner = sum(_flops(o) for region in op.regions for o in region.ops)
+    return op.rule.flops + inner * (op.loop.length if op.loop is not None else 1)
+
+
+def _crossing_bytes(step: Step, ops: Sequence[Op]) -> list[int]:
+    """Per position, bytes made by earlier ops that the op there or a later one reads."""
+    made = {v: k for k, op in enumerate(ops) for v in op.results}
+    last = {v: k for k, op in enumerate(ops) for v in op.operands if v in made}
+    change = [0] * (len(ops) + 1)
+    for v, until in last.items():
+        nbytes = step.graph.values[v].nbytes
+        change[made[v] + 1] += nbytes
+        change[until + 1] -= nbytes
+    return list(itertools.accumulate(change))[: len(ops)]
+
+
+def _cuts(ops: Sequence[Op], crossing: Sequence[int], flops: Sequence[float], most: int) -> list[int]:
+    total = sum(flops)
+    done = list(itertools.accumulate(flops, initial=0.0))
+    asked = [k for k, op in enumerate(ops) if op.primitive == "stage_boundary"]
+    inner = [k for k in range(1, len(ops)) if _EDGES * total < done[k] < (1 - _EDGES) * total]
+    if not inner or not total:
+        return asked
+    narrow = _NARROW * min(crossing[k] for k in inner)
+    places: list[int] = []
+    for k in range(1, len(ops)):
+        if crossing[k] > narrow or min(done[k], total - done[k]) * _LITTLE * most < total:
+            continue
+        if places and (done[k] - done[places[-1]]) * _LITTLE * most < total:
+            # Of neighbouring places with little work between them, the narrowest, and of those the first.
+            if crossing[k] < crossing[places[-1]]:
+                places[-1] = k
+            continue
+        places.append(k)
+    groups: dict[tuple[str, str, int], list[int]] = {}
+    for k in places:
+        groups.setdefault((ops[k].where.stack, ops[k].primitive, crossing[k]), []).append(k)
+    chosen: list[int] = list(asked)
+    # Whole groups, the most repeated first; among equals the one that leaves the least before its first cut.
+    for group in sorted(groups.values(), key=lambda g: (-len(g), g[0])):
+        if len(chosen) + len(group) < most:
+            chosen += group
+    return sorted(set(chosen))
+
+
+def _digest(step: Step, ops: Sequence[Op]) -> str:
+    """Of primitives, parameters and shapes, in order, with values numbered as they appear."""
+    numbers: dict[int, int] = {}
+    digest = hashlib.blake2s(digest_size=8)
+    for op in ops:
+        digest.update(f"{op.primitive}[{op.params}]".encode())
+        for v in (*op.operands, *op.results):
+            value = step.graph.values[v]
+            digest.update(f"{numbers.setdefault(v, len(numbers))}:{value.dtype}{value.shape}".encode())
+    return digest.hexdigest()
