@@ -11,6 +11,7 @@ import jax
 from autopar.api.executable import Executable
 from autopar.api.plan import Plan
 from autopar.api.planning import Progress, as_cluster, check_settings, plan_traced, trace_step
+from autopar.api.staged import StagedExecutable
 from autopar.errors import OptionError, PlanError
 from autopar.lower import enough_devices
 from autopar.mesh import Cluster
@@ -30,7 +31,7 @@ def compile(
     donate_argnums: int | Sequence[int] = (),
     progress: Progress | None = None,
     **kwargs: Any,
-) -> Executable:
+) -> Executable | StagedExecutable:
     """Compile a step under a plan, planning first if none is given.
 
     Args:
@@ -64,7 +65,7 @@ def compile_traced(
     options: Options,
     devices: Sequence[jax.Device] | None,
     progress: Progress | None,
-) -> Executable:
+) -> Executable | StagedExecutable:
     """Plan (if need be) and compile a traced step."""
     if plan is None:
         target = as_cluster(cluster)
@@ -76,6 +77,8 @@ def compile_traced(
             f"the plan was made for cluster {Cluster.from_dict(plan.cluster).name!r}, not for "
             f"{as_cluster(cluster).name!r}. Plan again for this cluster, or leave the cluster out."
         )
+    if plan.stages:
+        return StagedExecutable(traced, plan, devices=devices)
     return Executable(traced, plan, backend=options.backend, devices=devices)
 
 
@@ -86,11 +89,11 @@ class Parallelized:
       executable: the compiled step, None before the first call.
     """
 
-    def __init__(self, fun: Callable[..., Any], build: Callable[..., Executable]) -> None:
+    def __init__(self, fun: Callable[..., Any], build: Callable[..., Executable | StagedExecutable]) -> None:
         functools.update_wrapper(self, fun)
         self._fun = fun
         self._build = build
-        self.executable: Executable | None = None
+        self.executable: Executable | StagedExecutable | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one step."""
@@ -187,6 +190,6 @@ def _compile_call(
     devices: Sequence[jax.Device] | None,
     static: tuple[Any, Any, Any],
     progress: Progress | None,
-) -> Executable:
+) -> Executable | StagedExecutable:
     traced = trace_step(fun, args, kwargs, *static)
     return compile_traced(traced, plan, cluster, options, devices, progress)

@@ -10,10 +10,10 @@ import jax
 
 from autopar.api.plan import Plan
 from autopar.errors import ClusterError, OptionError
-from autopar.lower import microbatched
+from autopar.lower import StagedStep, microbatched
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts
-from autopar.planner import Options, plan_step
+from autopar.planner import Options, plan_stages, plan_step
 from autopar.trace import Traced, trace
 
 Progress = Callable[[str], None]
@@ -130,8 +130,13 @@ def trace_step(
 
 def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Progress | None = None) -> Plan:
     """Plan a traced step."""
-    written = microbatched(traced, options.microbatches, per_microbatch=options.per_microbatch)
-    facts = plan_step(written.step, cluster, options, progress or (lambda _: None))
+    say = progress or (lambda _: None)
+    if (options.stages or options.max_stages) > 1:
+        staged = StagedStep(traced, options.microbatches, per_microbatch=options.per_microbatch)
+        facts = plan_stages(staged, cluster, options, say)
+    else:
+        written = microbatched(traced, options.microbatches, per_microbatch=options.per_microbatch)
+        facts = plan_step(written.step, cluster, options, say)
     facts = dataclasses.replace(
         facts,
         warnings=(*traced.notes, *facts.warnings),

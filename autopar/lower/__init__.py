@@ -5,14 +5,20 @@ from autopar.lower.compiling import compiled
 from autopar.lower.constrained import constrained_program
 from autopar.lower.emit import microbatched
 from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
+from autopar.lower.pipeline import assemble
 from autopar.lower.program import spmd_program
 from autopar.lower.specs import device_mesh, enough_devices, partition_spec, shardings
+from autopar.lower.stage_programs import StagePrograms, stage_programs
+from autopar.lower.staged import StagedStep
 
 __all__ = [
     "Audit",
     "AuditRow",
     "HloCollective",
     "Memory",
+    "StagePrograms",
+    "StagedStep",
+    "assemble",
     "audit",
     "compiled",
     "constrained_program",
@@ -25,4 +31,5 @@ __all__ = [
     "partition_spec",
     "shardings",
     "spmd_program",
+    "stage_programs",
 ]

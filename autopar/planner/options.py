@@ -11,6 +11,7 @@ from autopar.planner.solve import SOLVERS
 
 STRATEGIES = ("auto", "data", "fsdp", "megatron", "expert")
 BACKENDS = ("shard_map", "gspmd")
+PIPELINES = ("1f1b", "gpipe", "zb-h1")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Options:
       microbatches: parts into which the batch is cut, computed one after the other; their gradients add up.
       per_microbatch: where the step couples its batch (batch normalisation), compute what it sums over the batch over
         each micro-batch alone, as GPipe does. Without it such a step is refused in more than one micro-batch.
+      stages: exactly so many pipeline stages of equal size; None leaves their number to the planner, up to
+        ``max_stages``.
+      max_stages: the most pipeline stages to consider; 1 is no pipeline.
+      schedule: the order in which stages work on micro-batches: ``1f1b``, ``gpipe`` or ``zb-h1``.
       backend: ``shard_map`` runs exactly the planned collectives; ``gspmd`` hands XLA the layouts.
     """
 
@@ -51,6 +56,9 @@ class Options:
     prune_above: int = 200
     microbatches: int = 1
     per_microbatch: bool = False
+    stages: int | None = None
+    max_stages: int = 1
+    schedule: str = "1f1b"
     backend: str = "shard_map"
 
     def __post_init__(self) -> None:
@@ -58,6 +66,7 @@ class Options:
             ("strategy", self.strategy, STRATEGIES),
             ("solver", self.solver, SOLVERS),
             ("backend", self.backend, BACKENDS),
+            ("schedule", self.schedule, PIPELINES),
         ):
             if value not in known:
                 raise OptionError(f"unknown {name} {value!r}: {nearest(str(value), known)}")
@@ -79,8 +88,9 @@ class Options:
         for name in ("divide_work", "per_microbatch"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} must be True or False; found {getattr(self, name)!r}.")
-        if not _whole(self.microbatches) or self.microbatches < 1:
-            raise OptionError(f"microbatches must be a whole number from 1 up; found {self.microbatches!r}.")
+        for name in ("microbatches", "max_stages", *(() if self.stages is None else ("stages",))):
+            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise OptionError(f"{name} must be a whole number from 1 up; found {getattr(self, name)!r}.")
         for name in ("tie_above", "group_above", "prune_above"):
             if not _number(getattr(self, name)) or getattr(self, name) < 0:
                 raise OptionError(

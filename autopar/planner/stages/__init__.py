@@ -2,5 +2,18 @@
 
 from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost, partition_s
 from autopar.planner.stages.partition import Finalists, even_partition, partition
+from autopar.planner.stages.problem import StagedProblem
+from autopar.planner.stages.search import plan_stages
 
-__all__ = ["CostOf", "Finalists", "Partition", "Span", "StageCost", "even_partition", "partition", "partition_s"]
+__all__ = [
+    "CostOf",
+    "Finalists",
+    "Partition",
+    "Span",
+    "StageCost",
+    "StagedProblem",
+    "even_partition",
+    "partition",
+    "partition_s",
+    "plan_stages",
+]

@@ -1,0 +1,191 @@
+"""A plan of several stages made to run: its programs, the runtime that holds the state, and the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autopar.api.handles import Handle
+from autopar.api.plan import Plan
+from autopar.errors import PlanError
+from autopar.lower import StagedStep, StagePrograms, assemble, device_mesh, enough_devices, stage_programs
+from autopar.runtime import LocalRuntime, Span
+from autopar.schedule import Kind, Pipeline, make_schedule
+from autopar.trace import Traced, flatten_args
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan's stages, lowered.
+
+    Attributes:
+      pipeline: what a runtime runs.
+      programs: each stage's functions.
+      meshes: each stage's devices.
+    """
+
+    pipeline: Pipeline
+    programs: tuple[StagePrograms, ...]
+    meshes: tuple[jax.sharding.Mesh, ...]
+
+
+def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device]) -> Built:
+    """Lower every stage of a plan.
+
+    Args:
+      traced: the step.
+      plan: a plan of stages for it.
+      devices: as many as the plan's cluster has; a stage gets those of its ids.
+
+    Raises:
+      PlanError: the plan was made for another step.
+    """
+    if plan.fingerprint != traced.step.graph.fingerprint:
+        raise PlanError(
+            f"the plan was made for another step than this {traced.step.name!r}, or for other shapes (fingerprint "
+            f"{plan.fingerprint[:8]}, this step {traced.step.graph.fingerprint[:8]}). Plan again."
+        )
+    staged = StagedStep(traced, plan.microbatches, per_microbatch=plan.per_microbatch)
+    staging = staged.staging(tuple(stage.begin for stage in plan.stages))
+    schedule = make_schedule(plan.schedule, len(plan.stages), plan.microbatches)
+    lowered, meshes = [], []
+    for info, stage in zip(staging.stages, plan.stages, strict=True):
+        written = staged.written(info)
+        if written.step.graph.fingerprint != stage.plan.fingerprint:
+            raise PlanError(
+                f"the plan's stage {info.index} was made for another version of {plan.name!r}: the step as a whole "
+                "agrees, this stage does not. Plan again."
+            )
+        mesh = device_mesh(stage.plan, devices[slice(*stage.devices)])
+        meshes.append(mesh)
+        lowered.append(
+            stage_programs(
+                written, stage.plan, info, mesh, plan.microbatches, split_backward=Kind.WEIGHT in schedule.kinds
+            )
+        )
+    return Built(assemble(traced.step, staged.timing, staging, schedule, lowered), tuple(lowered), tuple(meshes))
+
+
+class StagedExecutable:
+    """A step cut into stages, ready to run.
+
+    The state stays on its stages. Calls return a :class:`Handle` for each of its leaves; hand them back to the next
+    call as they are. A state of arrays is loaded first, and may be used further.
+
+    Attributes:
+      plan: what it runs.
+      pipeline: its stages and programs, as data.
+    """
+
+    def __init__(self, traced: Traced, plan: Plan, *, devices: Sequence[jax.Device] | None = None) -> None:
+        """Lower the stages of ``plan`` for ``traced``.
+
+        Args:
+          traced: the step.
+          plan: a plan of stages for it.
+          devices: the devices to use, default the first of ``jax.devices()``.
+
+        Raises:
+          PlanError: the plan was made for another step.
+          ClusterError: there are fewer devices than the plan needs.
+        """
+        count = max(stage.devices[1] for stage in plan.stages)
+        found = enough_devices(count, f"the plan has {len(plan.stages)} stages on {count} devices", devices)
+        built = build(traced, plan, found)
+        self.plan = plan
+        self.pipeline = built.pipeline
+        self._traced = traced
+        self._runtime = LocalRuntime(built.pipeline, [p.functions for p in built.programs], built.meshes)
+        self._steps = 0
+        self._loaded = False
+        graph = traced.step.graph
+        self._avals = [traced.avals[v] for v in graph.outputs]
+        self._state = dict(traced.step.state)
+        self.timeline: list[Span] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one step; it returns before the step is computed.
+
+        Raises:
+          PlanError: an argument's structure, shape or dtype differs from what was planned, or a handle is out of date.
+          StageError: a stage failed.
+        """
+        return self._call(args, kwargs, timed=False)
+
+    def timed(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one step like a call, wait for it, and keep its measured timeline in ``timeline``."""
+        return self._call(args, kwargs, timed=True)
+
+    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, timed: bool) -> Any:
+        leaves = flatten_args(self._traced, args, kwargs)
+        self._load(leaves)
+        fed = {i: _words(x) for i, x in enumerate(leaves) if i not in self._state}
+        if timed:
+            found, self.timeline = self._runtime.timeline(fed)
+        else:
+            found = self._runtime.step(fed)
+        self._steps += 1
+        results = [self._result(o, found) for o in range(len(self._avals))]
+        return jax.tree.unflatten(self._traced.out_tree, results)
+
+    def _result(self, index: int, found: Mapping[int, jax.Array]) -> Any:
+        aval = self._avals[index]
+        if index in found:
+            return _as_key(found[index], aval.dtype)
+        return Handle(aval.shape, aval.dtype, self, index, self._steps, self._fetch)
+
+    def _load(self, leaves: Sequence[Any]) -> None:
+        """Bring the state to its stages, unless it is there."""
+        handles = {i: x for i in self._state if isinstance(x := leaves[i], Handle)}
+        for i, handle in handles.items():
+            path = self._traced.in_paths[i]
+            if handle.owner is not self:
+                raise PlanError(
+                    f"argument {path} is the state of another executable; pass arrays, or that one's state."
+                )
+            if handle.step != self._steps:
+                raise PlanError(
+                    f"argument {path} is the state after step {handle.step}, whose memory step {self._steps} reused. "
+                    "Pass the state that the last step returned; fetch what is to be kept with numpy.asarray."
+                )
+            if handle.index != self._state[i]:
+                handles = {}  # leaves changed places: take them as arrays
+                break
+        if self._loaded and len(handles) == len(self._state):
+            return
+        arrays = {i: _words(x.fetch() if isinstance(x := leaves[i], Handle) else x) for i in self._state}
+        self._runtime.load_state(arrays)
+        self._loaded = True
+
+    def _fetch(self, handle: Handle) -> jax.Array:
+        if handle.step != self._steps:
+            raise PlanError(
+                f"the state after step {handle.step} is gone: step {self._steps} reused its memory. Fetch with "
+                "numpy.asarray before the next step."
+            )
+        array = self._runtime.fetch_state()[handle.index]
+        return _as_key(jnp.asarray(np.asarray(array)), handle.dtype)
+
+    def close(self) -> None:
+        """Forget the state."""
+        self._runtime.close()
+        self._loaded = False
+
+
+def _words(x: Any) -> Any:
+    """A random key as its words; anything else as an array of jax's dtype."""
+    if isinstance(x, jax.Array):
+        return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return np.asarray(x, jax.dtypes.canonicalize_dtype(np.asarray(x).dtype))
+
+
+def _as_key(x: jax.Array, dtype: Any) -> jax.Array:
+    if not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return x
+    names = {"fry": "threefry2x32", "rbg": "rbg", "urbg": "unsafe_rbg"}
+    return jax.random.wrap_key_data(x, impl=names[str(dtype)[4:-1]])

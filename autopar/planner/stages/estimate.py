@@ -1,0 +1,120 @@
+"""What one stage costs, by planning it: seconds per micro-batch and per step, and what it holds.
+
+A stage is planned as a step of its own, so its memory is that of one micro-batch at a time. Under a schedule it holds
+several: for each further one, what the forward pass keeps for the backward pass (*residuals*).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopar.ir import Op, Step, item_bytes
+from autopar.partition import StageSection
+from autopar.plan import PlanFacts
+from autopar.sharding.layout import Layout, local_size
+from autopar.sharding.strategy import named
+
+_STATIC = ("parameter", "optimizer", "state", "constant")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A planned stage.
+
+    Attributes:
+      plan: the plan, of a loop over all micro-batches.
+      forward_s, backward_s: seconds of one micro-batch.
+      weight_s: the part of ``backward_s`` that no other stage waits for.
+      once_s: seconds once per step.
+      static_bytes: the state, on one device.
+      residual_bytes: what one micro-batch keeps on one device.
+      peak_bytes: on one device, with one micro-batch at a time.
+      sends_bytes: what leaves for later stages, for one micro-batch, over all devices.
+      returns_bytes: what leaves for earlier stages, likewise.
+    """
+
+    plan: PlanFacts
+    forward_s: float
+    backward_s: float
+    weight_s: float
+    once_s: float
+    static_bytes: int
+    residual_bytes: int
+    peak_bytes: int
+    sends_bytes: int
+    returns_bytes: int
+
+    @property
+    def microbatch_s(self) -> float:
+        """Forward and backward pass of one micro-batch."""
+        return self.forward_s + self.backward_s
+
+    def peak_with(self, in_flight: int) -> int:
+        """Peak bytes of one device that holds ``in_flight`` micro-batches at a time."""
+        return self.peak_bytes + (in_flight - 1) * self.residual_bytes
+
+
+def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int) -> Estimate:
+    """Read off a stage's plan what it costs."""
+    backward_s = plan.phase_s["backward"] / microbatches
+    work = {op.id: _work(op) for op in info.section.loop if op.id in info.backward}
+    weights = sum(flops for i, flops in work.items() if i in info.weight)
+    return Estimate(
+        plan,
+        plan.phase_s["forward"] / microbatches,
+        backward_s,
+        backward_s * weights / max(sum(work.values()), 1.0),
+        plan.phase_s["update"],
+        sum(n for kind, n in plan.memory.items() if kind in _STATIC),
+        _residual_bytes(step, info, plan),
+        plan.peak_bytes,
+        *_sent_bytes(step, info, microbatches),
+    )
+
+
+def _work(op: Op) -> float:
+    inner = sum(_work(o) for region in op.regions for o in region.ops)
+    return op.rule.flops + inner * (op.loop.length if op.loop is not None else 1)
+
+
+def _loop(step: Step) -> Op:
+    return next(op for op in step.graph.ops if op.loop is not None and not op.where.mark)
+
+
+def _residual_bytes(step: Step, info: StageSection, plan: PlanFacts) -> int:
+    """Bytes on one device of what the forward pass makes, or receives, and the backward pass reads."""
+    loop = _loop(step)
+    assert loop.loop is not None
+    (body,) = loop.regions
+    layouts: dict[int, Layout] = {}
+    for v in body.inputs[loop.loop.consts + loop.loop.carry :]:
+        layouts[v] = plan.layouts[v]
+    kept: set[int] = set()
+    for op in body.ops:
+        if op.where.mark and int(op.where.mark) in info.backward:
+            kept.update(v for v in op.operands if v in layouts)
+        elif op.loop is not None:
+            layouts.update((v, plan.layouts[v]) for v in op.results)
+        else:
+            strategy = named(op.rule, plan.mesh_shape, plan.ops[op.id])
+            assert strategy is not None
+            layouts.update(zip(op.results, strategy.results, strict=True))
+    values = step.graph.values
+    return sum(
+        local_size(values[v].shape, layouts[v], plan.mesh_shape) * item_bytes(values[v].dtype) for v in kept
+    )  # fmt: skip
+
+
+def _sent_bytes(step: Step, info: StageSection, microbatches: int) -> tuple[int, int]:
+    """Bytes of one micro-batch that go to later and to earlier stages."""
+    graph = step.graph
+    maker = {v: op.id for op in info.section.loop for v in op.results}
+    parts = graph.outputs[len(info.section.wholes_out) :]
+    sends = returns = 0
+    for v, out in zip(info.section.parts_out, parts, strict=True):
+        nbytes = graph.values[out].nbytes // microbatches
+        if maker.get(v) in info.backward:
+            returns += nbytes
+        else:
+            sends += nbytes
+    return sends, returns

@@ -1,0 +1,26 @@
+"""What the search for stages asks of a step: a chain of units, and any cut of it as stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from autopar.ir import Step
+from autopar.partition import StageSection, Staging, Unit
+
+
+class StagedProblem(Protocol):
+    """A step in micro-batches that can be cut (:class:`autopar.lower.StagedStep`)."""
+
+    microbatches: int
+    units: tuple[Unit, ...]
+
+    @property
+    def step(self) -> Step:
+        """The user's step."""
+
+    def staging(self, begins: tuple[int, ...]) -> Staging:
+        """The step cut where its stages begin, as positions among the forward ops."""
+
+    def stage(self, begins: Sequence[int], index: int) -> tuple[Step, StageSection]:
+        """One stage of a cut as a step of its own: a loop over micro-batches with its sums."""

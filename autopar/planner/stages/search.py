@@ -1,0 +1,387 @@
+"""Plan both levels: where to cut the step into stages, which devices each gets, and how each is sharded.
+
+    units -> estimates of each unit on each submesh -> partition -> finalists -> every stage planned -> simulated
+
+1. Every kind of unit is planned alone on every shape of submesh, twice where memory may bind: freely, and within its
+   share of the memory if all units were spread evenly. Equal units are planned once (*asked* and *solved* count it).
+2. Dynamic programming over units and submeshes (:mod:`autopar.planner.stages.partition`) takes these for what the units
+   of a stage cost together, and gives finalists and a bound.
+3. Finalists are simulated task by task, with what stages send each other on the links that lie between them.
+4. The stages of the best are planned as wholes, equal ones once, within the memory that the micro-batches in flight
+   leave, and simulated again. The fastest becomes the plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from autopar.cost import transfer_s
+from autopar.errors import ClusterError, InfeasibleError, OptionError, SolverError
+from autopar.mesh import Cluster, Submesh, link_between, place
+from autopar.plan import Certificate, PipelineRunnerUp, PlanFacts, StageFacts
+from autopar.planner.options import Options
+from autopar.planner.search import plan_step
+from autopar.planner.stages.cost import Partition, Span, StageCost
+from autopar.planner.stages.estimate import Estimate, estimate
+from autopar.planner.stages.partition import even_partition, partition
+from autopar.planner.stages.problem import StagedProblem
+from autopar.schedule import Kind, Schedule, Task, in_flight, in_flight_bound, make_schedule
+from autopar.simulate import Timeline, simulate_schedule
+
+Progress = Callable[[str], None]
+
+_FILL = {"gpipe": 1.0, "1f1b": 1.0, "zb-h1": 1 / 3}
+_FINALISTS = 6
+_PLANNED = 2
+_UNIT_TIME_S = 10.0
+
+
+@dataclass
+class Counts:
+    """How many stage plans were asked for, and how many integer programs that took."""
+
+    asked: int = 0
+    solved: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A partition with its schedule, simulated.
+
+    Attributes:
+      spans: its stages.
+      submeshes: their shapes.
+      devices: their device ids.
+      schedule: the order of tasks.
+      estimates: of each stage.
+      timeline: simulated.
+      once_s: of the slowest stage.
+    """
+
+    spans: tuple[Span, ...]
+    submeshes: tuple[Submesh, ...]
+    devices: tuple[range, ...]
+    schedule: Schedule
+    estimates: tuple[Estimate, ...]
+    timeline: Timeline
+    once_s: float
+
+    @property
+    def step_s(self) -> float:
+        """Predicted seconds per step."""
+        return self.timeline.step_s + self.once_s
+
+    @property
+    def peaks(self) -> tuple[int, ...]:
+        """Peak bytes of a device of each worker."""
+        held = in_flight(self.schedule)
+        peaks = [0] * len(self.schedule.workers)
+        for s, e in enumerate(self.estimates):
+            peaks[self.schedule.worker_of[s]] += e.peak_with(held[s])
+        return tuple(peaks)
+
+
+def plan_stages(
+    problem: StagedProblem, cluster: Cluster, options: Options, progress: Progress = lambda _: None
+) -> PlanFacts:
+    """The best plan of several stages.
+
+    Args:
+      problem: the step, in its micro-batches.
+      cluster: the machine.
+      options: ``stages`` or ``max_stages``, ``schedule``, and how to plan each stage.
+      progress: called with a line of text as the search goes on.
+
+    Raises:
+      OptionError: there are fewer units or devices than stages asked for.
+      InfeasibleError: no cut fits into memory.
+    """
+    return _Search(problem, cluster, options, progress).run()
+
+
+@dataclass
+class _Search:
+    problem: StagedProblem
+    cluster: Cluster
+    options: Options
+    progress: Progress
+    counts: Counts = field(default_factory=Counts)
+
+    def __post_init__(self) -> None:
+        self.units = self.problem.units
+        self.microbatches = self.problem.microbatches
+        self.shapes = self.cluster.submeshes(powers=True)
+        self.memory_bytes = self.options.memory_bytes or self.cluster.device.memory_bytes
+        self.known: dict[tuple[str, int, bool], Estimate | None] = {}
+        self.planned: dict[tuple[object, ...], Estimate] = {}
+
+    # 1. units
+
+    def unit(self, index: int, shape: int, lean: bool) -> Estimate | None:
+        """A unit alone on a submesh; with ``lean``, in its share of the memory."""
+        self.counts.asked += 1
+        ends = f"{index == 0}{index == len(self.units) - 1}"
+        key = (self.units[index].like + ends, shape, lean)
+        if key not in self.known:
+            share = self.cluster.devices / (len(self.units) * self.shapes[shape].devices)
+            budget = min(1.0, share) * self.memory_bytes if lean else None
+            self.known[key] = self._planned_unit(index, shape, budget)
+        return self.known[key]
+
+    def _planned_unit(self, index: int, shape: int, budget: float | None) -> Estimate | None:
+        begins = [u.begin for u in self.units]
+        cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
+        step, info = self.problem.stage(cut, cut.index(begins[index]))
+        options = dataclasses.replace(
+            self.options, memory_bytes=budget or self.memory_bytes, time_limit_s=_UNIT_TIME_S, max_axes=2, mesh=None
+        )
+        found = self._solved(step, self.shapes[shape], options)
+        return None if found is None else estimate(step, info, found, self.microbatches)
+
+    def _solved(self, step: object, shape: Submesh, options: Options) -> PlanFacts | None:
+        self.counts.solved += 1
+        try:
+            return plan_step(step, self.cluster.part(shape), options)  # type: ignore[arg-type]
+        except (InfeasibleError, SolverError):
+            return None
+
+    def stage(self, first: int, stop: int, shape: int, in_flight: int) -> StageCost | None:
+        """What units cost together on a submesh, if they fit: fast if they fit so, else lean."""
+        for lean in (False, True):
+            found = [self.unit(i, shape, lean) for i in range(first, stop)]
+            units = [e for e in found if e is not None]
+            if len(units) < len(found):
+                continue
+            static = sum(e.static_bytes + in_flight * e.residual_bytes for e in units)
+            passing = max(max(e.peak_bytes - e.static_bytes - e.residual_bytes, 0) for e in units)
+            if static + passing <= self.memory_bytes:
+                return StageCost(sum(e.microbatch_s for e in units), sum(e.once_s for e in units))
+        return None
+
+    # 2. partitions
+
+    def run(self) -> PlanFacts:
+        most = self._most_stages()
+        self.progress(f"{len(self.units)} units, up to {most} stages, {self.microbatches} micro-batches")
+        partitions, bound_s = self._partitions(most)
+        if not partitions:
+            raise InfeasibleError(
+                f"no cut of {self.problem.step.name} into {self.options.stages or f'up to {most}'} stages fits into "
+                f"{self.memory_bytes / 2**30:.3g} GiB per device of cluster {self.cluster.name!r}. Use more devices, "
+                "more micro-batches, or other stages."
+            )
+        self.progress(f"{self.counts.solved} programs solved for {self.counts.asked} unit plans asked")
+        rough = [c for p in partitions for c in self._simulated_roughly(p)]
+        rough.sort(key=lambda c: c.step_s)
+        exact = [c for c in (self._exact(c) for c in rough[:_PLANNED]) if c is not None]
+        for late in rough[_PLANNED:]:
+            if not exact and (found := self._exact(late)) is not None:
+                exact.append(found)
+        if not exact:
+            raise InfeasibleError(
+                f"no cut of {self.problem.step.name} into stages fits into {self.memory_bytes / 2**30:.3g} GiB per "
+                f"device of cluster {self.cluster.name!r} together with its micro-batches in flight. Use more devices, "
+                "more micro-batches, or other stages."
+            )
+        best = min(exact, key=lambda c: c.step_s)
+        self.progress(f"{best.step_s:.4g} s in {len(best.spans)} stages")
+        return self._facts(best, [*exact, *rough], bound_s)
+
+    def _most_stages(self) -> int:
+        asked = self.options.stages or self.options.max_stages
+        available = min(len(self.units), self.cluster.devices)
+        if self.options.stages and self.options.stages > available:
+            raise OptionError(
+                f"{self.options.stages} stages were asked for, but {self.problem.step.name} has {len(self.units)} "
+                f"units that may be a stage, and cluster {self.cluster.name!r} has {self.cluster.devices} devices. Ask "
+                f"for at most {available} stages, or mark places to cut with autopar.stage_boundary."
+            )
+        return min(asked, available)
+
+    def _partitions(self, most: int) -> tuple[list[Partition], float]:
+        """Finalists of all schedules and numbers of stages allowed, and the least that any can take."""
+
+        def cost(first: int, stop: int, shape: int, after: int) -> StageCost | None:
+            return self.stage(first, stop, shape, min(after, self.microbatches))
+
+        exact = self.options.stages
+        if exact is not None:
+            even = even_partition(len(self.units), self.shapes, self.cluster.devices, cost, self.microbatches, exact)
+            return ([even], even.step_s) if even is not None else ([], 0.0)
+        fill = _FILL.get(self.options.schedule, 1.0)
+        arguments = (len(self.units), self.shapes, self.cluster.devices, cost, self.microbatches)
+        finalists = partition(*arguments, max_stages=most, fill=fill, idle=True, keep=_FINALISTS)
+        return (list(finalists.partitions), finalists.bound_s) if finalists is not None else ([], 0.0)
+
+    # 3. finalists
+
+    def _simulated_roughly(self, cut: Partition) -> list[Candidate]:
+        """A partition with the estimates of its units added up."""
+        estimates = []
+        for position, span in enumerate(cut.spans):
+            held = min(len(cut.spans) - position, self.microbatches)
+            lean = self.stage_is_lean(span, held)
+            units = [self.unit(i, span.shape, lean) for i in range(span.first, span.stop)]
+            estimates.append(_sum([e for e in units if e is not None]))
+        found = self._simulated(cut.spans, tuple(estimates))
+        return [] if found is None else [found]
+
+    def stage_is_lean(self, span: Span, held: int) -> bool:
+        """Whether the units of a stage fit only in their lean plans."""
+        units = [self.unit(i, span.shape, False) for i in range(span.first, span.stop)]
+        known = [e for e in units if e is not None]
+        if len(known) < len(units):
+            return True
+        static = sum(e.static_bytes + held * e.residual_bytes for e in known)
+        return static + max(max(e.peak_bytes - e.static_bytes - e.residual_bytes, 0) for e in known) > self.memory_bytes
+
+    def _simulated(self, spans: Sequence[Span], estimates: Sequence[Estimate]) -> Candidate | None:
+        schedule = make_schedule(self.options.schedule, len(spans), self.microbatches)
+        submeshes = tuple(self.shapes[s.shape] for s in spans)
+        try:
+            devices = place(self.cluster, submeshes)
+        except ClusterError:
+            return None
+        splits = Kind.WEIGHT in schedule.kinds
+
+        def task_s(task: Task) -> float:
+            e = estimates[task.stage]
+            if task.kind == Kind.FORWARD:
+                return e.forward_s
+            if task.kind == Kind.WEIGHT:
+                return e.weight_s
+            return e.backward_s - (e.weight_s if splits else 0.0)
+
+        def between_s(source: int, target: int) -> float:
+            link = link_between(self.cluster, devices[source], devices[target])
+            e = estimates[source]
+            nbytes = e.sends_bytes if target > source else e.returns_bytes
+            return transfer_s(link, nbytes / min(len(devices[source]), len(devices[target])))
+
+        timeline = simulate_schedule(schedule, task_s, between_s)
+        once_s = max(e.once_s for e in estimates)
+        return Candidate(tuple(spans), submeshes, devices, schedule, tuple(estimates), timeline, once_s)
+
+    # 4. whole stages
+
+    def _exact(self, rough: Candidate) -> Candidate | None:
+        begins = [self.units[span.first].begin for span in rough.spans]
+        held = in_flight_bound(rough.schedule)
+        found = []
+        for index, span in enumerate(rough.spans):
+            whole = self._whole_stage(begins, index, span, held[index], rough.submeshes[index])
+            if whole is None:
+                return None
+            found.append(whole)
+        return self._simulated(rough.spans, found)
+
+    def _whole_stage(self, begins: Sequence[int], index: int, span: Span, held: int, shape: Submesh) -> Estimate | None:
+        alike = tuple(u.like for u in self.units[span.first : span.stop])
+        key = (alike, span.shape, held, index == 0, index == len(begins) - 1)
+        self.counts.asked += 1
+        if key in self.planned:
+            return self.planned[key]
+        step, info = self.problem.stage(begins, index)
+        budget = float(self.memory_bytes)
+        for _ in range(4):
+            facts = self._solved(step, shape, dataclasses.replace(self.options, memory_bytes=budget))
+            if facts is None:
+                return None
+            whole = estimate(step, info, facts, self.microbatches)
+            over = whole.peak_with(held) - self.memory_bytes
+            if over <= 0:
+                self.planned[key] = whole
+                return whole
+            budget = min(budget, whole.peak_bytes) - over
+            if budget <= 0:
+                return None
+        return None
+
+    # the plan
+
+    def _facts(self, best: Candidate, others: Sequence[Candidate], bound_s: float) -> PlanFacts:
+        held = in_flight(best.schedule)
+        stages = []
+        for s, (span, devices, e) in enumerate(zip(best.spans, best.devices, best.estimates, strict=True)):
+            begin = self.units[span.first].begin
+            stages.append(
+                StageFacts(
+                    e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
+                    e.once_s, held[s], e.residual_bytes, e.sends_bytes + e.returns_bytes,
+                )
+            )  # fmt: skip
+        step = self.problem.step
+        fullest = max(range(len(stages)), key=lambda s: best.estimates[s].peak_with(held[s]))
+        memory = dict(best.estimates[fullest].plan.memory)
+        memory["micro-batches in flight"] = (held[fullest] - 1) * best.estimates[fullest].residual_bytes
+        busy_s = sum(best.timeline.busy_s) / len(best.timeline.busy_s)
+        weights = [len(d) for d in best.devices]
+        compute = sum(w * e.plan.compute_s for w, e in zip(weights, best.estimates, strict=True)) / sum(weights)
+        communication = sum(w * e.plan.communication_s for w, e in zip(weights, best.estimates, strict=True))
+        plans = [e.plan for e in best.estimates]
+        phases = ("forward", "backward", "update")
+        return PlanFacts(
+            name=step.name,
+            strategy=self.options.strategy,
+            fingerprint=step.graph.fingerprint,
+            cluster=self.cluster.to_dict(),
+            mesh=(),
+            arguments=(),
+            results=(),
+            ops={},
+            layouts={},
+            moves={},
+            remade={},
+            step_s=best.step_s,
+            compute_s=compute,
+            communication_s=communication / sum(weights),
+            peak_bytes=max(best.peaks),
+            memory=memory,
+            collectives=tuple(itertools.chain.from_iterable(p.collectives for p in plans)),
+            certificate=Certificate(
+                status="stages: " + ", ".join(sorted({p.certificate.status for p in plans})),
+                objective_s=best.step_s,
+                bound_s=min(bound_s, best.step_s),
+                gap=max(p.certificate.gap for p in plans),
+                solver=plans[0].certificate.solver,
+                variables=sum(p.certificate.variables for p in plans),
+                constraints=sum(p.certificate.constraints for p in plans),
+                build_s=sum(p.certificate.build_s for p in plans),
+                solve_s=sum(p.certificate.solve_s for p in plans),
+            ),
+            warnings=tuple(dict.fromkeys(w for p in plans for w in p.warnings)),
+            microbatches=self.microbatches,
+            per_microbatch=self.options.per_microbatch,
+            phase_s={p: sum(plan.phase_s[p] for plan in plans) for p in phases},
+            schedule=best.schedule.name,
+            stages=tuple(stages),
+            idle_s=best.timeline.step_s - busy_s,
+            pipeline_bound_s=bound_s,
+            other_pipelines=tuple(_runner_up(c) for c in others if c is not best)[:_FINALISTS],
+        )
+
+
+def _sum(units: Sequence[Estimate]) -> Estimate:
+    """A stage of several units: times and state add up, the transient memory is the largest."""
+    passing = max(max(e.peak_bytes - e.static_bytes - e.residual_bytes, 0) for e in units)
+    static, residual = sum(e.static_bytes for e in units), sum(e.residual_bytes for e in units)
+    return Estimate(
+        units[0].plan,
+        sum(e.forward_s for e in units),
+        sum(e.backward_s for e in units),
+        sum(e.weight_s for e in units),
+        sum(e.once_s for e in units),
+        static,
+        residual,
+        static + residual + passing,
+        units[-1].sends_bytes,
+        units[0].returns_bytes,
+    )
+
+
+def _runner_up(found: Candidate) -> PipelineRunnerUp:
+    stages = tuple((span.stop - span.first, len(d)) for span, d in zip(found.spans, found.devices, strict=True))
+    return PipelineRunnerUp(stages, found.schedule.name, found.schedule.microbatches, found.step_s, max(found.peaks))
