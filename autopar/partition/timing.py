@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopar.errors import CouplingError, PlanError
+from autopar.errors import CouplingError, InternalError, PlanError
 from autopar.ir import Kind, Op, Step, region_ports
 from autopar.partition.sinking import sink
 from autopar.sharding.layout import MAX, MIN, REPLICATED, SUM
@@ -86,9 +86,12 @@ def time_step(step: Step, microbatches: int, *, per_microbatch: bool = False) ->
     while True:
         clock = _Clock(step, microbatches, batch, whole, local, per_microbatch)
         clock.top()
-        if (clock.whole, clock.local) == (whole, local):
+        if not clock.restart:
             return clock.timing()
-        whole, local = frozenset(clock.whole), frozenset(clock.local)
+        found = frozenset(clock.whole), frozenset(clock.local)
+        if found == (whole, local):
+            raise InternalError(f"timing {step.name} in {microbatches} micro-batches found nothing new, and no end")
+        whole, local = found
 
 
 def _cut_inputs(step: Step, microbatches: int) -> dict[int, int]:
@@ -135,6 +138,7 @@ class _Clock:
         self.places: dict[int, int] = dict.fromkeys(self.values, SAME)
         self.actions: dict[int, str] = {}
         self.maker = {v: op for op in step.graph.walk() for v in op.results}
+        self.outside = {*step.graph.inputs, *step.graph.constants, *(v for op in step.graph.ops for v in op.results)}
         self.restart = False
 
     # forward: a placement for every value
@@ -303,10 +307,10 @@ class _Clock:
 
     def _coupled(self, op: Op, late: Sequence[int], how: str = "") -> None:
         """A finished sum is needed by every example: compute it before, estimate it, or give up."""
-        if all(self._light(v) for v in late) and not how:
-            self._want_whole(late)
-            return
         roots = self._roots(late)
+        if roots and all(self._light(v) for v in roots) and not how:
+            self._want_whole(roots)
+            return
         if self.per_microbatch and roots and not how and not roots <= self.local:
             self.local |= roots
             self.restart = True
@@ -324,7 +328,9 @@ class _Clock:
         self.restart = True
 
     def _light(self, v: int) -> bool:
-        """Whether a value is computed from the data alone, without any matrix product."""
+        """Whether a value is computed from the data alone, without any matrix product, and outside of loops."""
+        if v not in self.outside:
+            return False
         state = {self.graph.inputs[i] for i, _ in self.step.state}
         seen: set[int] = set()
         stack = [v]
@@ -371,7 +377,7 @@ class _Clock:
         for op in reversed(self.graph.ops):
             for v in op.results:
                 place = self.places[v]
-                again = place == SAME and v in inside and op.primitive in _MOVED
+                again = place == SAME and v in inside and op.primitive in _MOVED and v not in self.whole
                 if again:
                     loop[op.id] = None
                     inside.update(op.operands)
