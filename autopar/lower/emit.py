@@ -222,6 +222,8 @@ class _Looping(_Marking):
 
     def read(self, scope: Scope, v: int, layout: Layout, *, late: bool = False) -> Array:
         """As decided; of a LOCAL value, a micro-batch's share of the sum is its ``M``-th part."""
+        if layout[0] in (MAX, MIN) and self.timing.places.get(v) == SAME:
+            return super().read(scope, v, _WHOLE)  # the greatest of equals
         if layout == (SUM,) and self.timing.places.get(v) == LOCAL:
             whole = super().read(scope, v, _WHOLE)
             return whole / self.axes.sizes[0] if jnp.issubdtype(whole.dtype, jnp.inexact) else whole

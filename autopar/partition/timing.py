@@ -258,7 +258,8 @@ class _Clock:
                         self._coupled(op, [v], "runs over the examples of the batch one by one")
                         return False
                     joined = _joined(place, inner)
-                    if joined is None or (is_sum(joined) and not port.partial):
+                    # No collective follows from a sum over time, so it may pass where one over devices may not.
+                    if joined is None or (is_sum(joined) and not port.makes):
                         self._coupled(op, [v])
                         return False
                     place = joined

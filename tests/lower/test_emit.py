@@ -52,3 +52,21 @@ def test_a_loop_that_joins_examples_is_refused():
 
     with pytest.raises(CouplingError, match=r"sort at test_emit.py:\d+ .*joins examples"):
         results(descends(loss), ({"w": drawn(2, 4, 3)}, {"x": X}), 2)
+
+
+def test_gradients_leave_a_branch_as_sums():
+    def loss(p, b):
+        y = lax.cond(p["s"] > 0, lambda x: jnp.sin(x @ p["w"]), lambda x: (x @ p["w"]) ** 2, b["x"])
+        return jnp.mean(y**2)
+
+    for sign in (1.0, -1.0):
+        exact(descends(loss), {"w": drawn(2, 4, 4), "s": jnp.array(sign)}, {"x": X})
+
+
+def test_a_loop_may_hand_on_what_is_no_maximum_yet():
+    def step(p, b):
+        last, before = lax.scan(lambda c, x: (x.max(), c), p["start"], b["x"].T)
+        grads = jax.grad(lambda p: jnp.sum((b["x"] @ p["w"]) ** 2))(p)
+        return {"w": p["w"] - grads["w"], "start": p["start"]}, last, before
+
+    exact(step, {"w": drawn(2, 4, 3), "start": jnp.array(-5.0)}, {"x": X - 10})
