@@ -142,7 +142,7 @@ class _Writer:
         xs = (jnp.arange(self.microbatches, dtype=jnp.int32), list(stacked.values()))
         sums, found = jax.lax.scan(body, start, xs, length=self.microbatches)
         for v, array in zip(section.summed, sums, strict=True):
-            outside.put(v, _WHOLE, array)
+            outside.put(v, _WHOLE, self.averaged(v, array))
         for v, array in zip(section.stacked, found, strict=False):
             outside.put(v, _WHOLE, self.join(v, array))
         return tuple(found[len(section.stacked) :])
@@ -150,6 +150,12 @@ class _Writer:
     def _summed_as(self, v: int) -> int:
         place = self.timing.places[v]
         return SUM if place == LOCAL else place
+
+    def averaged(self, v: int, total: Array) -> Array:
+        """A LOCAL integer has no ``M``-th part to add up, so what was added up is divided."""
+        if self.timing.places[v] != LOCAL or not jnp.issubdtype(total.dtype, jnp.integer):
+            return total
+        return total // self.microbatches
 
     def start(self, v: int) -> Array:
         """What the sum of ``v`` begins with."""
@@ -219,6 +225,8 @@ class _Looping(_Marking):
 
     def read(self, scope: Scope, v: int, layout: Layout, *, late: bool = False) -> Array:
         """As decided; of a LOCAL value, a micro-batch's share of the sum is its ``M``-th part."""
+        if layout[0] in (MAX, MIN) and self.timing.places.get(v) == SAME:
+            return super().read(scope, v, _WHOLE)  # the greatest of equals
         if layout == (SUM,) and self.timing.places.get(v) == LOCAL:
             whole = super().read(scope, v, _WHOLE)
             return whole / self.axes.sizes[0] if jnp.issubdtype(whole.dtype, jnp.inexact) else whole
@@ -232,8 +240,7 @@ class _Looping(_Marking):
             for place in (SUM, MAX, MIN):
                 part = scope.get(v, False, (place,))
                 if part is not None:
-                    inexact = place == SUM and jnp.issubdtype(part.dtype, jnp.inexact)
-                    scope.put(v, _WHOLE, part * self.axes.sizes[0] if inexact else part)
+                    scope.put(v, _WHOLE, part * self.axes.sizes[0] if place == SUM else part)
 
 
 def _typed(x: Array, aval: Any) -> Array:
@@ -264,7 +271,8 @@ def _decisions(traced: Traced, timing: Timing, ops: Iterable[Op]) -> Decisions:
     moves: dict[int, dict[Layout, tuple[Layout, Move]]] = {}
 
     def want(v: int, place: int) -> None:
-        if place != SAME and timing.places[v] == SAME and not traced.step.graph.values[v].literal:
+        from_whole = timing.places[v] == SAME or (timing.places[v] == LOCAL and place >= 0)
+        if place != SAME and from_whole and not traced.step.graph.values[v].literal:
             moves.setdefault(v, {})[place,] = (_WHOLE, Move(0, SAME, place))
 
     for op in ops:

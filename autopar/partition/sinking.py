@@ -6,17 +6,23 @@ only its own rows. Made in the loop it costs a part each time, and no memory for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
 
 from autopar.ir import Graph, Op, region_ports
 from autopar.sharding.layout import REPLICATED
-from autopar.sharding.strategy import Action, actions
+from autopar.sharding.strategy import REPEAT, Action, actions
 
 Makes = Callable[[Op, Sequence[int]], Action | None]
 _WHOLE = REPLICATED
 
 
-def sink(graph: Graph, places: MutableMapping[int, int], chosen: MutableMapping[int, str], makes: Makes) -> None:
+def sink(
+    graph: Graph,
+    places: MutableMapping[int, int],
+    chosen: MutableMapping[int, str],
+    makes: Makes,
+    whole: Collection[int] = (_WHOLE,),
+) -> None:
     """Give ops that are the same for all micro-batches an action in the loop, where all their readers want parts.
 
     Args:
@@ -24,14 +30,22 @@ def sink(graph: Graph, places: MutableMapping[int, int], chosen: MutableMapping[
       places: value id -> placement over time; changed in place.
       chosen: op id -> action in the loop; ops that run there are added.
       makes: the action of an op that leaves its results placed as given, or None.
+      whole: the placements of values that a micro-batch has whole.
     """
-    sinker = _Sinker(places, chosen, makes)
+    sinker = _Sinker(places, chosen, makes, whole)
     sinker.want(graph.outputs, [_WHOLE] * len(graph.outputs))
     sinker.graph(graph)
 
 
 class _Sinker:
-    def __init__(self, places: MutableMapping[int, int], chosen: MutableMapping[int, str], makes: Makes) -> None:
+    def __init__(
+        self,
+        places: MutableMapping[int, int],
+        chosen: MutableMapping[int, str],
+        makes: Makes,
+        whole: Collection[int],
+    ) -> None:
+        self.whole = whole
         self.places = places
         self.chosen = chosen
         self.makes = makes
@@ -45,7 +59,7 @@ class _Sinker:
         for op in reversed(graph.ops):
             if op.loop is not None:
                 self.region(op)
-            elif op.id in self.chosen:
+            elif self.chosen.get(op.id, REPEAT) != REPEAT:
                 self.want(op.operands, _action(op, self.chosen[op.id]).operands)
             else:
                 self.one(op)
@@ -54,7 +68,7 @@ class _Sinker:
         """Sink an op that is the same for all, if every reader of every result wants one and the same part."""
         wants = [self.wanted.get(v, {_WHOLE}) for v in op.results]
         action = None
-        if all(len(w) == 1 and min(w) >= 0 for w in wants) and all(self.places[v] == _WHOLE for v in op.results):
+        if all(len(w) == 1 and min(w) >= 0 for w in wants) and all(self.places[v] in self.whole for v in op.results):
             action = self.makes(op, [min(w) for w in wants])
         if action is None:
             self.want(op.operands, [_WHOLE] * len(op.operands))

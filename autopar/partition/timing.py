@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopar.errors import CouplingError, PlanError
+from autopar.errors import CouplingError, InternalError, PlanError
 from autopar.ir import Kind, Op, Step, region_ports
 from autopar.partition.sinking import sink
 from autopar.sharding.layout import MAX, MIN, REPLICATED, SUM
@@ -39,6 +39,8 @@ _LENGTH = -7  # the trips of a loop themselves would be cut
 # Moved data: made again in the loop, where it is part of what reads it, rather than kept as a copy from before.
 _MOVED = frozenset({"broadcast_in_dim", "iota", "reshape", "rev", "slice", "squeeze", "transpose"})
 _HEAVY = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
+# What can be estimated from some of the examples; of rows gathered from the whole batch there is no estimate.
+_ADDS = _HEAVY | {"reduce_sum", "reduce_max", "reduce_min", "reduce_or", "reduce_and"}
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,12 @@ def time_step(step: Step, microbatches: int, *, per_microbatch: bool = False) ->
     while True:
         clock = _Clock(step, microbatches, batch, whole, local, per_microbatch)
         clock.top()
-        if (clock.whole, clock.local) == (whole, local):
+        if not clock.restart:
             return clock.timing()
-        whole, local = frozenset(clock.whole), frozenset(clock.local)
+        found = frozenset(clock.whole), frozenset(clock.local)
+        if found == (whole, local):
+            raise InternalError(f"timing {step.name} in {microbatches} micro-batches found nothing new, and no end")
+        whole, local = found
 
 
 def _cut_inputs(step: Step, microbatches: int) -> dict[int, int]:
@@ -135,6 +140,14 @@ class _Clock:
         self.places: dict[int, int] = dict.fromkeys(self.values, SAME)
         self.actions: dict[int, str] = {}
         self.maker = {v: op for op in step.graph.walk() for v in op.results}
+        self.outside = {*step.graph.inputs, *step.graph.constants, *(v for op in step.graph.ops for v in op.results)}
+        self.passed = {
+            v: [w for w, _ in port.reads]
+            for op in step.graph.walk()
+            if op.loop is not None
+            for port in region_ports(op)
+            for v, _ in port.makes
+        }
         self.restart = False
 
     # forward: a placement for every value
@@ -148,7 +161,7 @@ class _Clock:
             self._top_op(op, op.id in differentiated)
             if self.restart:
                 return
-        sink(self.graph, self.places, self.actions, self._makes)
+        sink(self.graph, self.places, self.actions, self._makes, (SAME, LOCAL))
 
     def _feeds_backward(self) -> set[int]:
         """Ops that a backward op depends on, and backward ops: what must run in the loop."""
@@ -171,6 +184,10 @@ class _Clock:
             parts = any(p >= 0 for p in places)
             if self._widens(op):
                 self._in_loop(op, places)
+            elif LOCAL in places and op.where.phase != "update":
+                # Each micro-batch's sum goes with its own LOCAL values; sums of both would be something else.
+                if not self._in_loop(op, places) and not self.restart:
+                    self._coupled(op, late)
             elif not parts or not differentiated:
                 self._set(op.results, AFTER)
             else:
@@ -189,6 +206,8 @@ class _Clock:
 
     def _in_loop(self, op: Op, places: Sequence[int]) -> bool:
         """Place an op of the loop; False if no action of its rule fits."""
+        if AFTER in places:
+            return False
         if op.loop is not None:
             return self._region(op)
         action = self._action(op, places)
@@ -223,9 +242,11 @@ class _Clock:
         return repeat
 
     def _convertible(self, v: int, place: int, wanted: int) -> bool:
-        if place == wanted or (place == LOCAL and wanted in (SAME, SUM)):
+        if place == wanted or (place == LOCAL and wanted == SAME):
             return True
-        if place != SAME:
+        if place == LOCAL and wanted == SUM:
+            return self.values[v].dtype.startswith(("float", "bfloat", "complex"))  # has an M-th part
+        if place not in (SAME, LOCAL):
             return False
         if wanted >= 0:
             return not self.values[v].literal and self.values[v].shape[wanted] % self.mesh[0] == 0
@@ -244,6 +265,7 @@ class _Clock:
                     if not self._inner_op(held_op):
                         return False
             changed = False
+            control = SAME
             for k, port in enumerate(ports):
                 place = held[k]
                 for v, stacked in port.reads:
@@ -254,12 +276,19 @@ class _Clock:
                         self._coupled(op, [v], "runs over the examples of the batch one by one")
                         return False
                     joined = _joined(place, inner)
-                    if joined is None or (is_sum(joined) and not port.partial):
+                    # No collective follows from a sum over time, so it may pass where one over devices may not.
+                    if joined is None or (is_sum(joined) and not port.makes):
                         self._coupled(op, [v])
                         return False
                     place = joined
                 changed |= place != held[k]
                 held[k] = place
+                control = control if port.makes else place
+            if not changed and control == LOCAL:
+                # Which branch runs, or how often, differs: so does what comes out, whatever it is made of.
+                for k, port in enumerate(ports):
+                    if held[k] == SAME and any(v in op.results for v, _ in port.makes):
+                        held[k], changed = LOCAL, True
             if not changed:
                 return True
 
@@ -282,8 +311,8 @@ class _Clock:
             self.places[v] = place
 
     def _makes(self, op: Op, results: Sequence[int]) -> Action | None:
-        """The action that leaves an op's results placed so, if its operands are the same for all micro-batches."""
-        action = self._action(op, [SAME] * len(op.operands), results)
+        """The action that leaves an op's results placed so, if its operands are whole."""
+        action = self._action(op, [self.places[v] for v in op.operands], results)
         return action if self.whole.isdisjoint(op.results) else None
 
     # what cannot be cut
@@ -303,20 +332,24 @@ class _Clock:
 
     def _coupled(self, op: Op, late: Sequence[int], how: str = "") -> None:
         """A finished sum is needed by every example: compute it before, estimate it, or give up."""
-        if all(self._light(v) for v in late) and not how:
-            self._want_whole(late)
-            return
         roots = self._roots(late)
-        if self.per_microbatch and roots and not how and not roots <= self.local:
+        if roots and all(self._light(v) for v in roots) and not how:
+            self._want_whole(roots)
+            return
+        adds = all(self.maker[v].primitive in _ADDS for v in roots)
+        if self.per_microbatch and roots and adds and not how and not roots <= self.local:
             self.local |= roots
             self.restart = True
             return
+        advice = (
+            "Options(per_microbatch=True) to compute such sums over each micro-batch alone (as GPipe does for batch "
+        )
+        advice = advice + "normalisation), or " if roots and adds and not how and not self.per_microbatch else ""
         lines = sorted({f"{self.maker[v].primitive} at {self.maker[v].where.line}" for v in roots})
         how = how or f"uses, for every example, what {' and '.join(lines) or 'an earlier op'} sums over the whole batch"
         raise CouplingError(
             f"{self.step.name} couples the examples of its batch, so {self.mesh[0]} micro-batches cannot compute the "
-            f"same: {op.primitive} at {op.where.line} {how}. Use Options(per_microbatch=True) to compute such sums "
-            "over each micro-batch alone (as GPipe does for batch normalisation), or microbatches=1."
+            f"same: {op.primitive} at {op.where.line} {how}. Use {advice}microbatches=1."
         )
 
     def _want_whole(self, ids: Iterable[int]) -> None:
@@ -324,7 +357,9 @@ class _Clock:
         self.restart = True
 
     def _light(self, v: int) -> bool:
-        """Whether a value is computed from the data alone, without any matrix product."""
+        """Whether a value is computed from the data alone, without any matrix product, and outside of loops."""
+        if v not in self.outside:
+            return False
         state = {self.graph.inputs[i] for i, _ in self.step.state}
         seen: set[int] = set()
         stack = [v]
@@ -350,13 +385,19 @@ class _Clock:
         stack = list(ids)
         while stack:
             v = stack.pop()
-            if v in seen or v not in self.maker:
+            if v in seen:
                 continue
             seen.add(v)
-            if is_sum(self.places[v]):
+            if not is_sum(self.places[v]) and self.places[v] != AFTER:
+                continue
+            # What a sum is added to is no part of the sum: an estimate is made where the examples are added up.
+            sources: Sequence[int] = self.maker[v].operands if v in self.maker else ()
+            if self.places[v] != AFTER:
+                sources = self.passed.get(v, sources)
+            sums = [w for w in sources if is_sum(self.places[w]) or self.places[w] == AFTER]
+            stack.extend(sums)
+            if not sums and v in self.maker:
                 found.add(v)
-            elif self.places[v] == AFTER:
-                stack.extend(self.maker[v].operands)
         return found
 
     def _joined_later(self, v: int) -> bool:
@@ -375,7 +416,7 @@ class _Clock:
         for op in reversed(self.graph.ops):
             for v in op.results:
                 place = self.places[v]
-                again = place == SAME and v in inside and op.primitive in _MOVED
+                again = place == SAME and v in inside and op.primitive in _MOVED and v not in self.whole
                 if again:
                     loop[op.id] = None
                     inside.update(op.operands)
