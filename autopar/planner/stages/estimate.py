@@ -6,11 +6,16 @@ several: for each further one, what the forward pass keeps for the backward pass
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from autopar.ir import Op, Step, item_bytes
 from autopar.partition import StageSection
 from autopar.plan import PlanFacts
+from autopar.planner.stages.cost import StageCost
 from autopar.sharding.layout import Layout, local_size
 from autopar.sharding.strategy import named
 
@@ -49,6 +54,11 @@ class Estimate:
         """Forward and backward pass of one micro-batch."""
         return self.forward_s + self.backward_s
 
+    @property
+    def passing_bytes(self) -> int:
+        """What is held besides the state and one micro-batch's residuals."""
+        return max(self.peak_bytes - self.static_bytes - self.residual_bytes, 0)
+
     def peak_with(self, in_flight: int) -> int:
         """Peak bytes of one device that holds ``in_flight`` micro-batches at a time."""
         return self.peak_bytes + (in_flight - 1) * self.residual_bytes
@@ -70,6 +80,74 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int)
         plan.peak_bytes,
         *_sent_bytes(step, info, microbatches),
     )
+
+
+def together(units: Sequence[Estimate]) -> Estimate:
+    """A stage of several units, as far as they tell: times and state add up, passing memory is the largest."""
+    static, residual = sum(e.static_bytes for e in units), sum(e.residual_bytes for e in units)
+    return Estimate(
+        units[0].plan,
+        sum(e.forward_s for e in units),
+        sum(e.backward_s for e in units),
+        sum(e.weight_s for e in units),
+        sum(e.once_s for e in units),
+        static,
+        residual,
+        static + residual + max(e.passing_bytes for e in units),
+        units[-1].sends_bytes,
+        units[0].returns_bytes,
+    )
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Running sums over a chain of units, each planned alone on one shape of submesh.
+
+    Attributes:
+      missing: how many of the first units have no plan.
+      microbatch_s, once_s, static_bytes, residual_bytes: of the first units together.
+      passing_bytes: of units ``i .. j - 1``, the largest: row ``i``, column ``j``.
+    """
+
+    missing: np.ndarray
+    microbatch_s: np.ndarray
+    once_s: np.ndarray
+    static_bytes: np.ndarray
+    residual_bytes: np.ndarray
+    passing_bytes: np.ndarray
+
+    @classmethod
+    def of(cls, units: Sequence[Estimate | None]) -> Sums:
+        """The sums over ``units``; None is a unit that does not fit."""
+
+        def running(number: Callable[[Estimate], float]) -> np.ndarray:
+            return np.concatenate([[0.0], np.cumsum([0.0 if e is None else number(e) for e in units])])
+
+        passing = np.array([0.0 if e is None else e.passing_bytes for e in units])
+        largest = np.zeros((len(units), len(units) + 1))
+        for i in range(len(units)):
+            largest[i, i + 1 :] = np.maximum.accumulate(passing[i:])
+        return cls(
+            np.concatenate([[0], np.cumsum([e is None for e in units])]),
+            running(lambda e: e.microbatch_s),
+            running(lambda e: e.once_s),
+            running(lambda e: e.static_bytes),
+            running(lambda e: e.residual_bytes),
+            largest,
+        )
+
+    def peak_bytes(self, first: int, stop: int, in_flight: int) -> float:
+        """Bytes on one device that holds ``in_flight`` micro-batches; infinite where a unit has no plan."""
+        if self.missing[stop] > self.missing[first]:
+            return math.inf
+        residual = self.residual_bytes[stop] - self.residual_bytes[first]
+        static = self.static_bytes[stop] - self.static_bytes[first]
+        return float(static + in_flight * residual + self.passing_bytes[first, stop])
+
+    def cost(self, first: int, stop: int) -> StageCost:
+        """What the partition search minimises."""
+        microbatch_s = self.microbatch_s[stop] - self.microbatch_s[first]
+        return StageCost(float(max(microbatch_s, 0.0)), float(max(self.once_s[stop] - self.once_s[first], 0.0)))
 
 
 def _work(op: Op) -> float:

@@ -25,7 +25,7 @@ from autopar.plan import Certificate, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.planner.options import Options
 from autopar.planner.search import plan_step
 from autopar.planner.stages.cost import Partition, Span, StageCost
-from autopar.planner.stages.estimate import Estimate, estimate
+from autopar.planner.stages.estimate import Estimate, Sums, estimate, together
 from autopar.planner.stages.partition import even_partition, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.schedule import Kind, Schedule, Task, in_flight, in_flight_bound, make_schedule
@@ -116,6 +116,7 @@ class _Search:
         self.shapes = self.cluster.submeshes(powers=True)
         self.memory_bytes = self.options.memory_bytes or self.cluster.device.memory_bytes
         self.known: dict[tuple[str, int, bool], Estimate | None] = {}
+        self.sums: dict[tuple[int, bool], Sums] = {}
         self.planned: dict[tuple[object, ...], Estimate] = {}
 
     # 1. units
@@ -148,17 +149,22 @@ class _Search:
         except (InfeasibleError, SolverError):
             return None
 
+    def table(self, shape: int, lean: bool) -> Sums:
+        """Running sums over all units on a submesh, so that any stage is a look-up."""
+        if (shape, lean) not in self.sums:
+            self.sums[shape, lean] = Sums.of([self.unit(i, shape, lean) for i in range(len(self.units))])
+        return self.sums[shape, lean]
+
     def stage(self, first: int, stop: int, shape: int, in_flight: int) -> StageCost | None:
         """What units cost together on a submesh, if they fit: fast if they fit so, else lean."""
+        lean = self.is_lean(first, stop, shape, in_flight)
+        return None if lean is None else self.table(shape, lean).cost(first, stop)
+
+    def is_lean(self, first: int, stop: int, shape: int, in_flight: int) -> bool | None:
+        """Whether units fit together only in their lean plans; None if not even so."""
         for lean in (False, True):
-            found = [self.unit(i, shape, lean) for i in range(first, stop)]
-            units = [e for e in found if e is not None]
-            if len(units) < len(found):
-                continue
-            static = sum(e.static_bytes + in_flight * e.residual_bytes for e in units)
-            passing = max(max(e.peak_bytes - e.static_bytes - e.residual_bytes, 0) for e in units)
-            if static + passing <= self.memory_bytes:
-                return StageCost(sum(e.microbatch_s for e in units), sum(e.once_s for e in units))
+            if self.table(shape, lean).peak_bytes(first, stop, in_flight) <= self.memory_bytes:
+                return lean
         return None
 
     # 2. partitions
@@ -223,20 +229,11 @@ class _Search:
         estimates = []
         for position, span in enumerate(cut.spans):
             held = min(len(cut.spans) - position, self.microbatches)
-            lean = self.stage_is_lean(span, held)
+            lean = bool(self.is_lean(span.first, span.stop, span.shape, held))
             units = [self.unit(i, span.shape, lean) for i in range(span.first, span.stop)]
-            estimates.append(_sum([e for e in units if e is not None]))
+            estimates.append(together([e for e in units if e is not None]))
         found = self._simulated(cut.spans, tuple(estimates))
         return [] if found is None else [found]
-
-    def stage_is_lean(self, span: Span, held: int) -> bool:
-        """Whether the units of a stage fit only in their lean plans."""
-        units = [self.unit(i, span.shape, False) for i in range(span.first, span.stop)]
-        known = [e for e in units if e is not None]
-        if len(known) < len(units):
-            return True
-        static = sum(e.static_bytes + held * e.residual_bytes for e in known)
-        return static + max(max(e.peak_bytes - e.static_bytes - e.residual_bytes, 0) for e in known) > self.memory_bytes
 
     def _simulated(self, spans: Sequence[Span], estimates: Sequence[Estimate]) -> Candidate | None:
         schedule = make_schedule(self.options.schedule, len(spans), self.microbatches)
@@ -362,24 +359,6 @@ class _Search:
             pipeline_bound_s=bound_s,
             other_pipelines=tuple(_runner_up(c) for c in others if c is not best)[:_FINALISTS],
         )
-
-
-def _sum(units: Sequence[Estimate]) -> Estimate:
-    """A stage of several units: times and state add up, the transient memory is the largest."""
-    passing = max(max(e.peak_bytes - e.static_bytes - e.residual_bytes, 0) for e in units)
-    static, residual = sum(e.static_bytes for e in units), sum(e.residual_bytes for e in units)
-    return Estimate(
-        units[0].plan,
-        sum(e.forward_s for e in units),
-        sum(e.backward_s for e in units),
-        sum(e.weight_s for e in units),
-        sum(e.once_s for e in units),
-        static,
-        residual,
-        static + residual + passing,
-        units[-1].sends_bytes,
-        units[0].returns_bytes,
-    )
 
 
 def _runner_up(found: Candidate) -> PipelineRunnerUp:
