@@ -27,7 +27,14 @@ Progress = Callable[[str], None]
 _AT_ONCE = 2
 
 
-def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress = lambda _: None) -> PlanFacts:
+def plan_step(
+    step: Step,
+    cluster: Cluster,
+    options: Options,
+    progress: Progress = lambda _: None,
+    *,
+    last_resort: bool = True,
+) -> PlanFacts:
     """The best plan for a step on a cluster.
 
     Args:
@@ -35,6 +42,8 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
       cluster: the machine.
       options: what to search, and how long.
       progress: called with a line of text as mesh shapes are tried.
+      last_resort: where no mesh has a plan, search on for the one that needs the least memory, and say how short it
+        is. It takes most of a minute.
 
     Raises:
       InfeasibleError: nothing fits into memory, or the hints contradict each other.
@@ -48,7 +57,7 @@ def plan_step(step: Step, cluster: Cluster, options: Options, progress: Progress
         guiding = coarse_meshes(cluster, meshes) if guided else ()
         for wave in _waves((*guiding, *meshes), guided=guided):
             search.run(wave, guided=guided)
-        if search.best is None:
+        if search.best is None and last_resort:
             search.last_resort(guided=guided)
     best = search.best
     if best is None:
@@ -219,7 +228,8 @@ class _MeshSearch:
         """Why there is no plan at all."""
         if self.unsolved:
             return next(iter(self.unsolved.values()))
-        return next((e for e in self.failures if isinstance(e, ShortageError)), self.failures[0])
+        failures = [*self.failures, *self.no_room]
+        return next((e for e in failures if isinstance(e, ShortageError)), failures[0])
 
     @property
     def left_out(self) -> list[str]:

@@ -2,8 +2,8 @@
 
     units -> estimates of each unit on each submesh -> partition -> finalists -> every stage planned -> simulated
 
-1. Every kind of unit is planned alone on every shape of submesh, twice where memory may bind: freely, and within its
-   share of the memory if all units were spread evenly. Equal units are planned once (*asked* and *solved* count it).
+1. Every kind of unit is planned alone on every shape of submesh, twice: freely, and within the share of memory that it
+   has where all units are spread evenly. Equal units are planned once (*asked* and *solved* count it).
 2. Dynamic programming over units and submeshes (:mod:`autopar.planner.stages.partition`) takes these for what the units
    of a stage cost together, and gives finalists and a bound.
 3. Finalists are simulated task by task, with what stages send each other on the links that lie between them.
@@ -13,13 +13,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import math
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from autopar.cost import transfer_s
 from autopar.errors import ClusterError, InfeasibleError, OptionError, SolverError
+from autopar.ir import Step
 from autopar.mesh import Cluster, Submesh, link_between, place
 from autopar.plan import Certificate, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.planner.options import Options
@@ -36,7 +41,9 @@ Progress = Callable[[str], None]
 _FILL = {"gpipe": 1.0, "1f1b": 1.0, "zb-h1": 1 / 3}
 _FINALISTS = 6
 _PLANNED = 2
-_UNIT_TIME_S = 10.0
+_HALVES = 8  # so many devices are tried as two halves, too
+_UNIT_TIME_S = 3.0
+_UNIT_GAP = 0.05  # of a unit alone: what its neighbours make of it differs by more
 
 
 @dataclass
@@ -115,39 +122,55 @@ class _Search:
         self.microbatches = self.problem.microbatches
         self.shapes = self.cluster.submeshes(powers=True)
         self.memory_bytes = self.options.memory_bytes or self.cluster.device.memory_bytes
-        self.known: dict[tuple[str, int, bool], Estimate | None] = {}
+        self.lock = threading.Lock()
+        self.known: dict[tuple[tuple[str, int], bool], Estimate | None] = {}
         self.sums: dict[tuple[int, bool], Sums] = {}
         self.planned: dict[tuple[object, ...], Estimate] = {}
 
     # 1. units
 
+    def survey(self) -> None:
+        """Plan every kind of unit on every shape, two at a time: while one is being solved, another is built."""
+        wanted = {self._key(i, shape): (i, shape) for shape in range(len(self.shapes)) for i in range(len(self.units))}
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            for lean in (False, True):
+                found = list(pool.map(lambda where: self._planned_unit(*where, lean), wanted.values()))
+                self.known.update(((key, lean), e) for key, e in zip(wanted, found, strict=True))
+
     def unit(self, index: int, shape: int, lean: bool) -> Estimate | None:
         """A unit alone on a submesh; with ``lean``, in its share of the memory."""
         self.counts.asked += 1
-        ends = f"{index == 0}{index == len(self.units) - 1}"
-        key = (self.units[index].like + ends, shape, lean)
-        if key not in self.known:
-            share = self.cluster.devices / (len(self.units) * self.shapes[shape].devices)
-            budget = min(1.0, share) * self.memory_bytes if lean else None
-            self.known[key] = self._planned_unit(index, shape, budget)
-        return self.known[key]
+        return self.known[self._key(index, shape), lean]
 
-    def _planned_unit(self, index: int, shape: int, budget: float | None) -> Estimate | None:
+    def _key(self, index: int, shape: int) -> tuple[str, int]:
+        return f"{self.units[index].like}{index == 0}{index == len(self.units) - 1}", shape
+
+    def _planned_unit(self, index: int, shape: int, lean: bool) -> Estimate | None:
+        submesh = self.shapes[shape]
+        share = self.cluster.devices / (len(self.units) * submesh.devices)
+        free = self.known.get((self._key(index, shape), False))
+        if lean and (free is None or share >= 1 or free.peak_bytes <= share * self.memory_bytes):
+            return free
         begins = [u.begin for u in self.units]
         cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
-        step, info = self.problem.stage(cut, cut.index(begins[index]))
+        with self.lock:
+            step, info = self.problem.stage(cut, cut.index(begins[index]))
         options = dataclasses.replace(
-            self.options, memory_bytes=budget or self.memory_bytes, time_limit_s=_UNIT_TIME_S, max_axes=2, mesh=None
-        )
-        found = self._solved(step, self.shapes[shape], options)
+            self.options, memory_bytes=share * self.memory_bytes if lean else math.inf, mip_gap=_UNIT_GAP,
+            time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0,
+        )  # fmt: skip
+        found = self._solved(step, submesh, options)
         return None if found is None else estimate(step, info, found, self.microbatches)
 
-    def _solved(self, step: object, shape: Submesh, options: Options) -> PlanFacts | None:
-        self.counts.solved += 1
-        try:
-            return plan_step(step, self.cluster.part(shape), options)  # type: ignore[arg-type]
-        except (InfeasibleError, SolverError):
-            return None
+    def _solved(self, step: Step, shape: Submesh, options: Options) -> PlanFacts | None:
+        """The best plan over the meshes that such a submesh is likely to want."""
+        part = self.cluster.part(shape)
+        found = []
+        for mesh in likely_meshes(shape) if options.mesh is None else (options.mesh,):
+            self.counts.solved += 1
+            with contextlib.suppress(InfeasibleError, SolverError):
+                found.append(plan_step(step, part, dataclasses.replace(options, mesh=mesh), last_resort=False))
+        return min(found, key=lambda plan: plan.step_s, default=None)
 
     def table(self, shape: int, lean: bool) -> Sums:
         """Running sums over all units on a submesh, so that any stage is a look-up."""
@@ -171,6 +194,7 @@ class _Search:
 
     def run(self) -> PlanFacts:
         most = self._most_stages()
+        self.survey()
         self.progress(f"{len(self.units)} units, up to {most} stages, {self.microbatches} micro-batches")
         partitions, bound_s = self._partitions(most)
         if not partitions:
@@ -359,6 +383,19 @@ class _Search:
             pipeline_bound_s=bound_s,
             other_pipelines=tuple(_runner_up(c) for c in others if c is not best)[:_FINALISTS],
         )
+
+
+def likely_meshes(shape: Submesh) -> tuple[tuple[int, ...], ...]:
+    """Logical meshes worth trying on a submesh: hosts by devices; within a host, one axis, or two halves.
+
+    >>> likely_meshes(Submesh((8, 2))), likely_meshes(Submesh((8, 1))), likely_meshes(Submesh((1, 1)))
+    (((2, 8),), ((8,), (2, 4)), ((1,),))
+    """
+    sizes = tuple(n for n in reversed(shape.sizes) if n > 1)
+    if len(sizes) > 1:
+        return (sizes,)
+    n = shape.devices
+    return ((n,), (2, n // 2)) if n >= _HALVES and n % 2 == 0 else ((n,),)
 
 
 def _runner_up(found: Candidate) -> PipelineRunnerUp:
