@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import socket
 import threading
 import time
@@ -27,7 +28,7 @@ from jax.sharding import NamedSharding
 from autopar.runtime.arrays import cut, mesh_of, sharding
 from autopar.runtime.boxes import Box
 from autopar.runtime.check import check_instructions
-from autopar.runtime.instructions import Register, instructions, kept
+from autopar.runtime.instructions import Register, instructions
 from autopar.runtime.interpreter import Interpreter, Span, donated
 from autopar.runtime.pipeline import Pipeline
 from autopar.runtime.ray import links
@@ -76,20 +77,45 @@ class Order:
 Parts = list[tuple[Box, np.ndarray]]  # of an array that may lie on several hosts: which part, and its values
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an actor needs for one step.
+
+    Attributes:
+      ticket: number of the request.
+      number: number of the step.
+      feeds: small arguments, by index among ``pipeline.feeds``.
+      begin: the time (``time.time``) when the step began, if it is to be measured.
+    """
+
+    ticket: int
+    number: int
+    feeds: dict[int, np.ndarray]
+    begin: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An actor's parts of the results, by index among ``pipeline.fetches``, and what was measured."""
+
+    results: dict[int, Parts]
+    spans: list[Span]
+
+
 class Host:
     """See the module. Its methods are called through Ray, and run in several threads."""
 
     def __init__(self):
-        self._address = ray.util.get_node_ip_address()
-        self._server = links.listen(self._address)
         self._turn = threading.Condition()
         self._next = 0
         self._posts: dict[int, Post] = {}
         self._mail: dict[int, Mail] = {}
         self._failed = False
 
-    def hello(self) -> Hello:
-        """Who and where it is."""
+    def hello(self, addresses: Mapping[str, str]) -> Hello:
+        """Who and where it is; ``addresses`` are those of Ray's nodes, where the actors listen too."""
+        self._address = addresses[ray.get_runtime_context().get_node_id()]
+        self._server = links.listen(self._address)
         return Hello(socket.gethostname(), self._address, os.getpid(), self._server.getsockname()[1])
 
     def free_port(self) -> int:
@@ -148,38 +174,35 @@ class Host:
 
         return self._request(ticket, run)
 
-    def step(
-        self, ticket: int, number: int, feeds: Mapping[int, list[Any]], begin: float | None
-    ) -> tuple[dict[int, Parts], list[Span]] | Failure:
+    def step(self, request: bytes, stored: Mapping[int, Any] | None = None) -> bytes | Failure:
         """Request: runs one step.
 
         Args:
-          ticket: number of the request.
-          number: number of the step.
-          feeds: a reference in a list, by index among ``pipeline.feeds``.
-          begin: the time (``time.time``) when the step began, if it is to be measured.
+          request: a pickled :class:`Step`. Ray takes twice as long over the same as objects.
+          stored: references to what is fed through the object store, by index among ``pipeline.feeds``. They are not
+            part of the pickled request, as Ray would then never free what they refer to.
 
         Returns:
-          This actor's parts of the results, by index among ``pipeline.fetches``, and what was measured.
+          A pickled :class:`Done`.
         """
+        step: Step = pickle.loads(request)
 
         def run() -> tuple[dict[int, Any], list[Span]]:
-            self._feed(feeds)
-            self._ports.step = number
+            self._feed(step.feeds)
+            self._feed({number: ray.get(reference) for number, reference in (stored or {}).items()})
+            self._ports.step = step.number
             spans: list[Span] = []
-            if begin is None:
-                self._interpreter.step(number)
+            if step.begin is None:
+                self._interpreter.step(step.number)
             else:
-                spans = self._interpreter.timed_step(number, time.perf_counter() - (time.time() - begin))
-            fetches = enumerate(self._pipeline.fetches)
-            return {
-                n: self._interpreter.take(Register(f.stage, f.buffer)) for n, f in fetches if self._mine(f.stage)
-            }, spans
+                began = time.perf_counter() - (time.time() - step.begin)
+                spans = self._interpreter.timed_step(step.number, began)
+            return {n: self._interpreter.take(register) for n, register in self._fetches}, spans
 
-        def finish(found: tuple[dict[int, Any], list[Span]]) -> tuple[dict[int, Parts], list[Span]]:
-            return {n: _parts(value) for n, value in found[0].items()}, found[1]
+        def finish(found: tuple[dict[int, Any], list[Span]]) -> bytes:
+            return pickle.dumps(Done({n: _parts(value) for n, value in found[0].items()}, found[1]))
 
-        return self._request(ticket, run, finish)
+        return self._request(step.ticket, run, finish)
 
     def state(self, ticket: int) -> dict[int, Parts] | Failure:
         """Request: its parts of the state, by index among ``pipeline.keeps``."""
@@ -229,16 +252,16 @@ class Host:
         code = lists[place.worker]
         self._ports = RayPorts(pipeline, place, programs, meshes, self._posts, donated(code))
         self._interpreter = Interpreter(place.worker, code, self._ports)
-        self._state = kept(pipeline, place.worker)
+        self._fetches = [
+            (n, Register(f.stage, f.buffer)) for n, f in enumerate(pipeline.fetches) if self._mine(f.stage)
+        ]
 
     def _mine(self, stage: int) -> bool:
         return self._pipeline.schedule.worker_of[stage] == self._worker
 
-    def _feed(self, feeds: Mapping[int, list[Any]]) -> None:
-        for number, (reference,) in feeds.items():
-            feed = self._pipeline.feeds[number]
-            value = ray.get(reference) if isinstance(reference, ray.ObjectRef) else reference
-            for register, part in cut(self._pipeline, feed, value).items():
+    def _feed(self, feeds: Mapping[int, np.ndarray]) -> None:
+        for number, value in feeds.items():
+            for register, part in cut(self._pipeline, self._pipeline.feeds[number], value).items():
                 self._interpreter.write(register, self._place(register, part))
 
     def _place(self, register: Register, value: np.ndarray) -> jax.Array:

@@ -10,6 +10,7 @@ import atexit
 import functools
 import math
 import os
+import pickle
 import secrets
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 
 from autopar.errors import AutoparError, ClusterError, OptionError, PlanError, StageError
@@ -26,13 +28,14 @@ from autopar.runtime.instructions import Register
 from autopar.runtime.interpreter import Span
 from autopar.runtime.pipeline import Buffer, Pipeline
 from autopar.runtime.ray import cluster
-from autopar.runtime.ray.actor import Failure, Hello, Host, Order
+from autopar.runtime.ray.actor import Done, Failure, Hello, Host, Order, Step
 from autopar.runtime.ray.ports import Place, peers
 from autopar.runtime.ray.programs import pack
 
 Arguments = Mapping[int, Any] | Sequence[Any]
 
 _START_S = 120.0
+_LOOK_S = 0.5  # how often somebody who waits looks for failures
 _CAUSE_S = 3.0  # how long the consequences of a failure wait for its cause
 _INLINE_BYTES = 1 << 15
 
@@ -184,10 +187,7 @@ class RayRuntime:
         request = self._dispatch(arguments, time.time())
         found = request.get()
         spans = [
-            span
-            for place, (_, measured) in zip(self._places, found, strict=True)
-            if place.host == 0
-            for span in measured
+            span for place, done in zip(self._places, found, strict=True) if place.host == 0 for span in done.spans
         ]
         results = {f.result: self._assemble(n, request) for n, f in enumerate(self._pipeline.fetches)}
         return results, sorted(spans, key=lambda span: span.start_s)
@@ -226,7 +226,8 @@ class RayRuntime:
         self._group = cluster.reserve(bundles)
         environments = [cluster.environment(platform, self._devices[p.worker]) for p in self._places]
         self._actors = cluster.actors(Host, self._group, bundles, environments)
-        self._hellos = self._collect([actor.hello.remote() for actor in self._actors], "starting")
+        addresses = cluster.addresses()
+        self._hellos = self._collect([actor.hello.remote(addresses) for actor in self._actors], "starting")
         futures = []
         for worker, count in enumerate(self._hosts):
             first = Place(worker, 0, self._hosts).number
@@ -281,33 +282,38 @@ class RayRuntime:
         self._need(state=True)
         while len(self._flying) >= self._ahead:
             self._flying[0].get()
+        small, stored = self._feeds(arguments)
         ticket, number = self._ticket(), self._steps
         self._steps += 1
-        feeds = self._feeds(arguments)
+        wanted = [pickle.dumps(Step(ticket, number, feeds, begin)) for feeds in small]
         futures = [
-            actor.step.remote(ticket, number, feeds[place.worker], begin)
+            actor.step.remote(wanted[place.worker], *([found] if (found := stored[place.worker]) else ()))
             for place, actor in zip(self._places, self._actors, strict=True)
         ]
         request = _Request(self, futures, f"step {number}")
         self._flying.append(request)
         return request
 
-    def _feeds(self, arguments: Arguments) -> list[dict[int, list[Any]]]:
-        """Per worker and feed, the argument: small ones travel in the call, others once through the store."""
-        found: list[dict[int, list[Any]]] = [{} for _ in self._hosts]
-        stored: dict[int, Any] = {}
+    def _feeds(self, arguments: Arguments) -> tuple[list[dict[int, np.ndarray]], list[dict[int, Any]]]:
+        """Per worker, by index among the feeds: small arguments, and references to large ones, stored once."""
+        small: list[dict[int, np.ndarray]] = [{} for _ in self._hosts]
+        stored: list[dict[int, Any]] = [{} for _ in self._hosts]
+        references: dict[int, Any] = {}
         for number, feed in enumerate(self._pipeline.feeds):
-            if feed.argument not in stored:
-                value = np.asarray(arguments[feed.argument])
-                cut(self._pipeline, feed, value)  # refuses a wrong shape here, where the user is
-                stored[feed.argument] = value if value.nbytes <= _INLINE_BYTES else ray.put(value)
-            found[self._worker(feed.stage)][number] = [stored[feed.argument]]
-        return found
+            value, worker = np.asarray(arguments[feed.argument]), self._worker(feed.stage)
+            cut(self._pipeline, feed, value)  # refuses a wrong shape here, where the user is
+            if value.nbytes <= _INLINE_BYTES:
+                small[worker][number] = value
+            else:
+                if feed.argument not in references:
+                    references[feed.argument] = ray.put(value)
+                stored[worker][number] = references[feed.argument]
+        return small, stored
 
     def _assemble(self, number: int, request: _Request) -> np.ndarray:
         fetch = self._pipeline.fetches[number]
         buffer = self._pipeline.stages[fetch.stage].buffers[fetch.buffer]
-        return _join(buffer, number, [results for results, _ in request.get()])
+        return _join(buffer, number, [done.results for done in request.get()])
 
     def _drain(self) -> None:
         while self._flying:
@@ -339,11 +345,10 @@ class RayRuntime:
         answers: dict[Any, Any] = {}
         waiting, until = list(futures), math.inf
         while waiting and time.monotonic() < until:
-            ready, waiting = ray.wait(waiting, timeout=0.2 if until < math.inf else None)
-            for future in ready:
-                answers[future] = _answer(future)
-                if isinstance(answers[future], Failure | ray.exceptions.RayError):
-                    until = min(until, time.monotonic() + _CAUSE_S)
+            ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LOOK_S)
+            answers.update(_answers(ready))
+            if until == math.inf and any(map(_is_bad, answers.values())):
+                until = time.monotonic() + _CAUSE_S
         bad = {n: answers[f] for n, f in enumerate(futures) if _is_bad(answers.get(f))}
         if not bad:
             return [answers[f] for f in futures]
@@ -386,28 +391,31 @@ class _Request:
 
     def __init__(self, runtime: RayRuntime, futures: Sequence[Any], doing: str):
         self._runtime, self._futures, self._doing = runtime, futures, doing
-        self._found: list[Any] | None = None
+        self._found: list[Done] | None = None
 
-    def get(self) -> list[Any]:
+    def get(self) -> list[Done]:
         """Every actor's answer. Steps end in order: a failure is that of the first step that failed."""
         while self._found is None:
             first = self._runtime._flying[0] if self._runtime._flying else self
-            first._found = self._runtime._collect(first._futures, first._doing)
+            first._found = [pickle.loads(done) for done in self._runtime._collect(first._futures, first._doing)]
             first._futures = ()
             if self._runtime._flying:
                 self._runtime._flying.popleft()
         return self._found
 
 
-def _answer(future: Any) -> Any:
+def _answers(futures: Sequence[Any]) -> dict[Any, Any]:
+    """What is ready, errors included. One call for all is the fast way, and fails as a whole."""
     try:
-        return ray.get(future)
-    except ray.exceptions.RayError as error:
-        return error
+        return dict(zip(futures, ray.get(futures), strict=True))
+    except RayError as error:
+        if len(futures) == 1:
+            return {futures[0]: error}
+    return {future: answer for single in futures for future, answer in _answers([single]).items()}
 
 
 def _is_bad(answer: Any) -> bool:
-    return isinstance(answer, Failure | ray.exceptions.RayError)
+    return isinstance(answer, Failure | RayError)
 
 
 def _rank(failure: Any) -> int:
