@@ -21,9 +21,8 @@ from autopar.runtime.arrays import check_state, cut, sharding
 from autopar.runtime.check import check_instructions
 from autopar.runtime.instructions import Copy, Recv, Register, Run, Send, instructions
 from autopar.runtime.interpreter import Interpreter, Operation, Span, donated
+from autopar.runtime.launch import Arguments
 from autopar.runtime.pipeline import Pipeline
-
-Arguments = Mapping[int, Any] | Sequence[Any]  # by index among the step's flat arguments
 
 
 class LocalRuntime:

@@ -26,13 +26,12 @@ from autopar.errors import AutoparError, ClusterError, OptionError, PlanError, S
 from autopar.runtime.arrays import check_state, cut
 from autopar.runtime.instructions import Register
 from autopar.runtime.interpreter import Span
+from autopar.runtime.launch import Arguments
 from autopar.runtime.pipeline import Buffer, Pipeline
 from autopar.runtime.ray import cluster
 from autopar.runtime.ray.actor import Done, Failure, Hello, Host, Order, Step
 from autopar.runtime.ray.ports import Place, peers
 from autopar.runtime.ray.programs import pack
-
-Arguments = Mapping[int, Any] | Sequence[Any]
 
 _START_S = 120.0
 _LOOK_S = 0.5  # how often somebody who waits looks for failures
