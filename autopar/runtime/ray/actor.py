@@ -129,7 +129,8 @@ class Host:
         def run() -> None:
             if os.environ["JAX_PLATFORMS"] == "cpu":
                 jax.config.update("jax_cpu_collectives_implementation", "gloo")
-            jax.distributed.initialize(coordinator, count, number)
+            bind = coordinator if number == 0 else None  # not on every interface
+            jax.distributed.initialize(coordinator, count, number, coordinator_bind_address=bind)
 
         return self._guard(run)
 
