@@ -31,7 +31,7 @@ from autopar.runtime.check import check_instructions
 from autopar.runtime.instructions import Register, instructions
 from autopar.runtime.interpreter import Interpreter, Span, donated
 from autopar.runtime.pipeline import Pipeline
-from autopar.runtime.ray import links
+from autopar.runtime.ray import cluster, links
 from autopar.runtime.ray.links import Link, LinkError
 from autopar.runtime.ray.mail import Mail
 from autopar.runtime.ray.ports import Place, Post, RayPorts, peers
@@ -57,12 +57,20 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """How an actor introduces itself: its host's name and address, its process, and the port where it listens."""
+    """How an actor introduces itself.
+
+    Attributes:
+      host: its host's name.
+      machine: whose process ids it shares.
+      address, port: where it listens.
+      pid: its process.
+    """
 
     host: str
+    machine: str
     address: str
-    pid: int
     port: int
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,8 @@ class Host:
         """Who and where it is; ``addresses`` are those of Ray's nodes, where the actors listen too."""
         self._address = addresses[ray.get_runtime_context().get_node_id()]
         self._server = links.listen(self._address)
-        return Hello(socket.gethostname(), self._address, os.getpid(), self._server.getsockname()[1])
+        port = self._server.getsockname()[1]
+        return Hello(socket.gethostname(), cluster.machine(), self._address, port, os.getpid())
 
     def free_port(self) -> int:
         """A port that is free now, for the coordinator of jax.distributed."""

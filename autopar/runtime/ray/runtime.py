@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import functools
 import math
-import os
 import pickle
 import secrets
 import time
@@ -378,8 +377,8 @@ class RayRuntime:
         return f"{word} (worker {place.worker}{part}, on {hello.host} at {hello.address}, process {hello.pid})"
 
     def _release(self) -> None:
-        here = os.uname().nodename
-        pids = [hello.pid for hello in self._hellos if hello.host == here]
+        here = cluster.machine()
+        pids = [hello.pid for hello in self._hellos if hello.machine == here]
         cluster.release(self._actors, self._group, pids)
         self._actors, self._group = [], None
         self._flying.clear()
