@@ -93,6 +93,9 @@ class LocalRuntime:
                 operation()
         except Exception as error:
             raise self._failed(at, error) from error
+        except BaseException:  # Ctrl-C: some stages are a step ahead of others
+            self._lose()
+            raise
         self._steps += 1
         return self._results()
 
