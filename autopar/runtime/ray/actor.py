@@ -10,6 +10,8 @@ its consequences. After a failure the actor closes its connections, which wakes 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import pickle
 import socket
@@ -38,6 +40,7 @@ from autopar.runtime.ray.ports import Place, Post, RayPorts, peers
 from autopar.runtime.ray.programs import Parcel, unpack
 
 _CONNECT_S = 20.0
+_ATTEND_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +107,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An actor's parts of the results, by index among ``pipeline.fetches``, and what was measured."""
+    """An actor's results by index among ``pipeline.fetches`` (on the way: its :data:`Parts`), and what was measured."""
 
-    results: dict[int, Parts]
+    results: dict[int, Any]
     spans: list[Span]
 
 
@@ -184,8 +187,25 @@ class Host:
 
         return self._request(ticket, run)
 
-    def step(self, request: bytes, stored: Mapping[int, Any] | None = None) -> bytes | Failure:
-        """Request: runs one step.
+    def attend(self, key: bytes) -> bool | Failure:
+        """Waits for the driver's connection, and takes steps from it from then on.
+
+        Returns:
+          Whether the driver came.
+        """
+
+        def run() -> bool:
+            with contextlib.suppress(TimeoutError), self._server:
+                if (caller := links.accept(self._server, key, _ATTEND_S)) is not None:
+                    driver = Link(caller[1], "the driver")
+                    threading.Thread(target=self._serve, args=(driver,), name="steps", daemon=True).start()
+                    return True
+            return False
+
+        return self._guard(run)
+
+    def step(self, request: bytes, stored: Mapping[int, Any] | None = None) -> bytes:
+        """Request: runs one step, for a driver without a connection.
 
         Args:
           request: a pickled :class:`Step`. Ray takes twice as long over the same as objects.
@@ -193,26 +213,9 @@ class Host:
             part of the pickled request, as Ray would then never free what they refer to.
 
         Returns:
-          A pickled :class:`Done`.
+          A pickled :class:`Done` or :class:`Failure`.
         """
-        step: Step = pickle.loads(request)
-
-        def run() -> tuple[dict[int, Any], list[Span]]:
-            self._feed(step.feeds)
-            self._feed({number: ray.get(reference) for number, reference in (stored or {}).items()})
-            self._ports.step = step.number
-            spans: list[Span] = []
-            if step.begin is None:
-                self._interpreter.step(step.number)
-            else:
-                began = time.perf_counter() - (time.time() - step.begin)
-                spans = self._interpreter.timed_step(step.number, began)
-            return {n: self._interpreter.take(register) for n, register in self._fetches}, spans
-
-        def finish(found: tuple[dict[int, Any], list[Span]]) -> bytes:
-            return pickle.dumps(Done({n: _parts(value) for n, value in found[0].items()}, found[1]))
-
-        return self._request(step.ticket, run, finish)
+        return self._step(pickle.loads(request), stored or {})()
 
     def state(self, ticket: int) -> dict[int, Parts] | Failure:
         """Request: its parts of the state, by index among ``pipeline.keeps``."""
@@ -224,6 +227,38 @@ class Host:
             }
 
         return self._request(ticket, run)
+
+    def _serve(self, driver: Link) -> None:
+        """Takes steps until the driver is gone. The connection's own thread waits for a step's results."""
+        with contextlib.suppress(LinkError):
+            for number in itertools.count():
+                finish = self._step(pickle.loads(driver.receive(number).data), {})
+                driver.send_later(number, functools.partial(_as_parts, finish))
+
+    def _step(self, step: Step, stored: Mapping[int, Any]) -> Callable[[], bytes]:
+        """Dispatches a step when its turn comes; what is returned waits for its results and pickles them."""
+
+        def run() -> Done:
+            self._feed(step.feeds)
+            self._feed({number: ray.get(reference) for number, reference in stored.items()})
+            self._ports.step = step.number
+            spans: list[Span] = []
+            if step.begin is None:
+                self._interpreter.step(step.number)
+            else:
+                began = time.perf_counter() - (time.time() - step.begin)
+                spans = self._interpreter.timed_step(step.number, began)
+            return Done({n: self._interpreter.take(register) for n, register in self._fetches}, spans)
+
+        found = self._request(step.ticket, run)
+
+        def finish() -> bytes:
+            if isinstance(found, Failure):
+                return pickle.dumps(found)
+            results = self._guard(lambda: {n: _parts(value) for n, value in found.results.items()})
+            return pickle.dumps(results if isinstance(results, Failure) else Done(results, found.spans))
+
+        return finish
 
     def _connect(self, order: Order, addresses: list[tuple[str, int]], key: bytes) -> set[int]:
         wanted = peers(order.pipeline, order.place)
@@ -241,7 +276,6 @@ class Host:
             with contextlib.suppress(TimeoutError):
                 if (caller := links.accept(self._server, key, left)) is not None:
                     self._posts[caller[0]] = Link(caller[1], _name(caller[0]))
-        self._server.close()
         return missing | (waited - self._posts.keys())
 
     def _build(self, order: Order) -> None:
@@ -279,19 +313,17 @@ class Host:
         where = self._shardings[register.stage, register.buffer]
         return jax.make_array_from_callback(value.shape, where, lambda index: np.array(value[index]))
 
-    def _request(self, ticket: int, run: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
-        """Runs ``run`` when its turn comes, and then ``finish`` while the next request may start."""
+    def _request(self, ticket: int, run: Callable[[], Any]) -> Any:
+        """Runs ``run`` when its turn comes."""
         with self._turn:
             self._turn.wait_for(lambda: self._next == ticket)
-        found = self._guard(run)
+        found = Failure("an earlier request failed", "", consequence=True) if self._failed else self._guard(run)
         with self._turn:
             self._next += 1
             self._turn.notify_all()
-        return found if finish is None or isinstance(found, Failure) else self._guard(lambda: finish(found))
+        return found
 
     def _guard(self, run: Callable[[], Any]) -> Any:
-        if self._failed:
-            return Failure("an earlier request failed", "", consequence=True)
         try:
             return run()
         except Exception as error:
@@ -300,6 +332,10 @@ class Host:
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             consequence = isinstance(error, LinkError)
             return Failure(str(error), "".join(traceback.format_exception(cause)), consequence)
+
+
+def _as_parts(finish: Callable[[], bytes]) -> list[np.ndarray]:
+    return [np.frombuffer(finish(), np.uint8)]
 
 
 def _name(number: int) -> str:

@@ -96,6 +96,14 @@ class Link:
             self._arrived[found] = message
         return self._arrived.pop(tag)
 
+    def has_news(self) -> bool:
+        """Whether something was read and not yet taken, or the connection ended here."""
+        return self._stop > self._start or self.fileno() < 0
+
+    def fileno(self) -> int:
+        """The socket, to poll; negative once it is closed."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Ends the connection, which wakes both ends."""
         self._jobs.put(None)
