@@ -14,7 +14,7 @@ import jax
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "equinox", "pulp", "highspy")
+_PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "equinox", "pulp", "highspy", "ray")
 
 
 def virtual_devices(count: int, *, x64: bool = False, optimize: bool = True) -> None:

@@ -4,6 +4,7 @@ from autopar.runtime.arrays import stage_meshes
 from autopar.runtime.check import check_instructions
 from autopar.runtime.instructions import instructions
 from autopar.runtime.interpreter import Span
+from autopar.runtime.launch import Runtime, ray_runtime
 from autopar.runtime.local import LocalRuntime
 from autopar.schedule import Buffer, Feed, Fetch, Keep, Pipeline, Program, Stage, Transfer
 
@@ -15,10 +16,12 @@ __all__ = [
     "LocalRuntime",
     "Pipeline",
     "Program",
+    "Runtime",
     "Span",
     "Stage",
     "Transfer",
     "check_instructions",
     "instructions",
+    "ray_runtime",
     "stage_meshes",
 ]

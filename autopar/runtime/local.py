@@ -21,9 +21,8 @@ from autopar.runtime.arrays import check_state, cut, sharding
 from autopar.runtime.check import check_instructions
 from autopar.runtime.instructions import Copy, Recv, Register, Run, Send, instructions
 from autopar.runtime.interpreter import Interpreter, Operation, Span, donated
+from autopar.runtime.launch import Arguments
 from autopar.schedule import Pipeline
-
-Arguments = Mapping[int, Any] | Sequence[Any]  # by index among the step's flat arguments
 
 
 class LocalRuntime:
@@ -94,6 +93,9 @@ class LocalRuntime:
                 operation()
         except Exception as error:
             raise self._failed(at, error) from error
+        except BaseException:  # Ctrl-C: some stages are a step ahead of others
+            self._lose()
+            raise
         self._steps += 1
         return self._results()
 

@@ -131,10 +131,15 @@ class _Search:
 
     def survey(self) -> None:
         """Plan every kind of unit on every shape, two at a time: while one is being solved, another is built."""
-        wanted = {self._key(i, shape): (i, shape) for shape in range(len(self.shapes)) for i in range(len(self.units))}
+        wanted: dict[tuple[str, int], tuple[int, int]] = {
+            self._key(i, shape): (i, shape) for shape in range(len(self.shapes)) for i in range(len(self.units))
+        }
         with ThreadPoolExecutor(max_workers=2) as pool:
             for lean in (False, True):
-                found = list(pool.map(lambda where: self._planned_unit(*where, lean), wanted.values()))
+                leans = itertools.repeat(lean)
+                found = list(
+                    pool.map(lambda where, lean: self._planned_unit(where[0], where[1], lean), wanted.values(), leans)
+                )
                 self.known.update(((key, lean), e) for key, e in zip(wanted, found, strict=True))
 
     def unit(self, index: int, shape: int, lean: bool) -> Estimate | None:

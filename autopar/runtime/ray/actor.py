@@ -10,7 +10,10 @@ its consequences. After a failure the actor closes its connections, which wakes 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
+import pickle
 import socket
 import threading
 import time
@@ -27,9 +30,9 @@ from jax.sharding import NamedSharding
 from autopar.runtime.arrays import cut, mesh_of, sharding
 from autopar.runtime.boxes import Box
 from autopar.runtime.check import check_instructions
-from autopar.runtime.instructions import Register, instructions, kept
+from autopar.runtime.instructions import Register, instructions
 from autopar.runtime.interpreter import Interpreter, Span, donated
-from autopar.runtime.ray import links
+from autopar.runtime.ray import cluster, links
 from autopar.runtime.ray.links import Link, LinkError
 from autopar.runtime.ray.mail import Mail
 from autopar.runtime.ray.ports import Place, Post, RayPorts, peers
@@ -37,6 +40,7 @@ from autopar.runtime.ray.programs import Parcel, unpack
 from autopar.schedule import Pipeline
 
 _CONNECT_S = 20.0
+_ATTEND_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,20 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """How an actor introduces itself: its host's name and address, its process, and the port where it listens."""
+    """How an actor introduces itself.
+
+    Attributes:
+      host: its host's name.
+      machine: whose process ids it shares.
+      address, port: where it listens.
+      pid: its process.
+    """
 
     host: str
+    machine: str
     address: str
-    pid: int
     port: int
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +88,47 @@ class Order:
 Parts = list[tuple[Box, np.ndarray]]  # of an array that may lie on several hosts: which part, and its values
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an actor needs for one step.
+
+    Attributes:
+      ticket: number of the request.
+      number: number of the step.
+      feeds: small arguments, by index among ``pipeline.feeds``.
+      begin: the time (``time.time``) when the step began, if it is to be measured.
+    """
+
+    ticket: int
+    number: int
+    feeds: dict[int, np.ndarray]
+    begin: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An actor's results by index among ``pipeline.fetches`` (on the way: its :data:`Parts`), and what was measured."""
+
+    results: dict[int, Any]
+    spans: list[Span]
+
+
 class Host:
     """See the module. Its methods are called through Ray, and run in several threads."""
 
     def __init__(self):
-        self._address = ray.util.get_node_ip_address()
-        self._server = links.listen(self._address)
         self._turn = threading.Condition()
         self._next = 0
         self._posts: dict[int, Post] = {}
         self._mail: dict[int, Mail] = {}
         self._failed = False
 
-    def hello(self) -> Hello:
-        """Who and where it is."""
-        return Hello(socket.gethostname(), self._address, os.getpid(), self._server.getsockname()[1])
+    def hello(self, addresses: Mapping[str, str]) -> Hello:
+        """Who and where it is; ``addresses`` are those of Ray's nodes, where the actors listen too."""
+        self._address = addresses[ray.get_runtime_context().get_node_id()]
+        self._server = links.listen(self._address)
+        port = self._server.getsockname()[1]
+        return Hello(socket.gethostname(), cluster.machine(), self._address, port, os.getpid())
 
     def free_port(self) -> int:
         """A port that is free now, for the coordinator of jax.distributed."""
@@ -103,7 +141,8 @@ class Host:
         def run() -> None:
             if os.environ["JAX_PLATFORMS"] == "cpu":
                 jax.config.update("jax_cpu_collectives_implementation", "gloo")
-            jax.distributed.initialize(coordinator, count, number)
+            bind = coordinator if number == 0 else None  # not on every interface
+            jax.distributed.initialize(coordinator, count, number, coordinator_bind_address=bind)
 
         return self._guard(run)
 
@@ -148,38 +187,35 @@ class Host:
 
         return self._request(ticket, run)
 
-    def step(
-        self, ticket: int, number: int, feeds: Mapping[int, list[Any]], begin: float | None
-    ) -> tuple[dict[int, Parts], list[Span]] | Failure:
-        """Request: runs one step.
-
-        Args:
-          ticket: number of the request.
-          number: number of the step.
-          feeds: a reference in a list, by index among ``pipeline.feeds``.
-          begin: the time (``time.time``) when the step began, if it is to be measured.
+    def attend(self, key: bytes) -> bool | Failure:
+        """Waits for the driver's connection, and takes steps from it from then on.
 
         Returns:
-          This actor's parts of the results, by index among ``pipeline.fetches``, and what was measured.
+          Whether the driver came.
         """
 
-        def run() -> tuple[dict[int, Any], list[Span]]:
-            self._feed(feeds)
-            self._ports.step = number
-            spans: list[Span] = []
-            if begin is None:
-                self._interpreter.step(number)
-            else:
-                spans = self._interpreter.timed_step(number, time.perf_counter() - (time.time() - begin))
-            fetches = enumerate(self._pipeline.fetches)
-            return {
-                n: self._interpreter.take(Register(f.stage, f.buffer)) for n, f in fetches if self._mine(f.stage)
-            }, spans
+        def run() -> bool:
+            with contextlib.suppress(TimeoutError), self._server:
+                if (caller := links.accept(self._server, key, _ATTEND_S)) is not None:
+                    driver = Link(caller[1], "the driver")
+                    threading.Thread(target=self._serve, args=(driver,), name="steps", daemon=True).start()
+                    return True
+            return False
 
-        def finish(found: tuple[dict[int, Any], list[Span]]) -> tuple[dict[int, Parts], list[Span]]:
-            return {n: _parts(value) for n, value in found[0].items()}, found[1]
+        return self._guard(run)
 
-        return self._request(ticket, run, finish)
+    def step(self, request: bytes, stored: Mapping[int, Any] | None = None) -> bytes:
+        """Request: runs one step, for a driver without a connection.
+
+        Args:
+          request: a pickled :class:`Step`. Ray takes twice as long over the same as objects.
+          stored: references to what is fed through the object store, by index among ``pipeline.feeds``. They are not
+            part of the pickled request, as Ray would then never free what they refer to.
+
+        Returns:
+          A pickled :class:`Done` or :class:`Failure`.
+        """
+        return self._step(pickle.loads(request), stored or {})()
 
     def state(self, ticket: int) -> dict[int, Parts] | Failure:
         """Request: its parts of the state, by index among ``pipeline.keeps``."""
@@ -191,6 +227,38 @@ class Host:
             }
 
         return self._request(ticket, run)
+
+    def _serve(self, driver: Link) -> None:
+        """Takes steps until the driver is gone. The connection's own thread waits for a step's results."""
+        with contextlib.suppress(LinkError):
+            for number in itertools.count():
+                finish = self._step(pickle.loads(driver.receive(number).data), {})
+                driver.send_later(number, functools.partial(_as_parts, finish))
+
+    def _step(self, step: Step, stored: Mapping[int, Any]) -> Callable[[], bytes]:
+        """Dispatches a step when its turn comes; what is returned waits for its results and pickles them."""
+
+        def run() -> Done:
+            self._feed(step.feeds)
+            self._feed({number: ray.get(reference) for number, reference in stored.items()})
+            self._ports.step = step.number
+            spans: list[Span] = []
+            if step.begin is None:
+                self._interpreter.step(step.number)
+            else:
+                began = time.perf_counter() - (time.time() - step.begin)
+                spans = self._interpreter.timed_step(step.number, began)
+            return Done({n: self._interpreter.take(register) for n, register in self._fetches}, spans)
+
+        found = self._request(step.ticket, run)
+
+        def finish() -> bytes:
+            if isinstance(found, Failure):
+                return pickle.dumps(found)
+            results = self._guard(lambda: {n: _parts(value) for n, value in found.results.items()})
+            return pickle.dumps(results if isinstance(results, Failure) else Done(results, found.spans))
+
+        return finish
 
     def _connect(self, order: Order, addresses: list[tuple[str, int]], key: bytes) -> set[int]:
         wanted = peers(order.pipeline, order.place)
@@ -208,7 +276,6 @@ class Host:
             with contextlib.suppress(TimeoutError):
                 if (caller := links.accept(self._server, key, left)) is not None:
                     self._posts[caller[0]] = Link(caller[1], _name(caller[0]))
-        self._server.close()
         return missing | (waited - self._posts.keys())
 
     def _build(self, order: Order) -> None:
@@ -229,16 +296,16 @@ class Host:
         code = lists[place.worker]
         self._ports = RayPorts(pipeline, place, programs, meshes, self._posts, donated(code))
         self._interpreter = Interpreter(place.worker, code, self._ports)
-        self._state = kept(pipeline, place.worker)
+        self._fetches = [
+            (n, Register(f.stage, f.buffer)) for n, f in enumerate(pipeline.fetches) if self._mine(f.stage)
+        ]
 
     def _mine(self, stage: int) -> bool:
         return self._pipeline.schedule.worker_of[stage] == self._worker
 
-    def _feed(self, feeds: Mapping[int, list[Any]]) -> None:
-        for number, (reference,) in feeds.items():
-            feed = self._pipeline.feeds[number]
-            value = ray.get(reference) if isinstance(reference, ray.ObjectRef) else reference
-            for register, part in cut(self._pipeline, feed, value).items():
+    def _feed(self, feeds: Mapping[int, np.ndarray]) -> None:
+        for number, value in feeds.items():
+            for register, part in cut(self._pipeline, self._pipeline.feeds[number], value).items():
                 self._interpreter.write(register, self._place(register, part))
 
     def _place(self, register: Register, value: np.ndarray) -> jax.Array:
@@ -246,19 +313,17 @@ class Host:
         where = self._shardings[register.stage, register.buffer]
         return jax.make_array_from_callback(value.shape, where, lambda index: np.array(value[index]))
 
-    def _request(self, ticket: int, run: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
-        """Runs ``run`` when its turn comes, and then ``finish`` while the next request may start."""
+    def _request(self, ticket: int, run: Callable[[], Any]) -> Any:
+        """Runs ``run`` when its turn comes."""
         with self._turn:
             self._turn.wait_for(lambda: self._next == ticket)
-        found = self._guard(run)
+        found = Failure("an earlier request failed", "", consequence=True) if self._failed else self._guard(run)
         with self._turn:
             self._next += 1
             self._turn.notify_all()
-        return found if finish is None or isinstance(found, Failure) else self._guard(lambda: finish(found))
+        return found
 
     def _guard(self, run: Callable[[], Any]) -> Any:
-        if self._failed:
-            return Failure("an earlier request failed", "", consequence=True)
         try:
             return run()
         except Exception as error:
@@ -267,6 +332,10 @@ class Host:
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             consequence = isinstance(error, LinkError)
             return Failure(str(error), "".join(traceback.format_exception(cause)), consequence)
+
+
+def _as_parts(finish: Callable[[], bytes]) -> list[np.ndarray]:
+    return [np.frombuffer(finish(), np.uint8)]
 
 
 def _name(number: int) -> str:

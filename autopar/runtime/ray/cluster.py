@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import signal
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import ray
+from ray._private import ray_constants
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -32,19 +35,39 @@ def start(cpus: int) -> bool:
     """
     if ray.is_initialized():
         return False
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-        return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=max(cpus, os.cpu_count() or 1),
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    with warnings.catch_warnings():
+        # jax warns of every fork; Ray's child is replaced by another program at once and touches no jax.
+        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+            return False
+        with _loopback():
+            count = max(cpus, os.cpu_count() or 1)
+            ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
     return True
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """What is started here listens on 127.0.0.1 only, and reports no usage to Ray's makers.
+
+    ``ray.init`` turns an asked 127.0.0.1 into the machine's address and then listens on all interfaces, except where
+    Ray believes that it cannot span machines; so it is told that. Its processes read the environment, this one a
+    constant that was set when ray was imported.
+    """
+    told = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    before = {name: os.environ.get(name) for name in told}
+    constant, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def reserve(bundles: Sequence[Mapping[str, float]]) -> PlacementGroup:
@@ -75,6 +98,11 @@ def reserve(bundles: Sequence[Mapping[str, float]]) -> PlacementGroup:
             f"jobs may have taken them meanwhile; `ray status` shows who holds what."
         )
     return group
+
+
+def addresses() -> dict[str, str]:
+    """The address of each node, by its id: the one that Ray itself uses, so a loopback cluster stays on loopback."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def actors(
@@ -113,6 +141,15 @@ def environment(platform: str, devices: int) -> dict[str, str]:
         # collective waits forever for a device that has no thread.
         found["NPROC"] = str(max(devices, os.cpu_count() or 1))
     return found
+
+
+def machine() -> str:
+    """Equal exactly for processes that see each other's process ids, so containers of one host differ."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux, where there is one space of process ids
+        return os.uname().nodename
 
 
 def release(handles: Sequence[Any], group: PlacementGroup | None, pids: Sequence[int]) -> None:

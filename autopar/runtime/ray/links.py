@@ -62,12 +62,12 @@ class Link:
         self._writer.start()
 
     def send(self, tag: int, parts: Parts) -> None:
-        """Sends arrays that are ready. Small messages are written at once where nothing is before them."""
-        size = sum(part.nbytes for part in parts)
-        if size > _SMALL_BYTES or self._waiting:
+        """Sends arrays that are ready. A small one is written at once where nothing is before it."""
+        data = parts[0].tobytes() if len(parts) == 1 and parts[0].nbytes <= _SMALL_BYTES else None
+        if data is None or self._waiting:
             self.send_later(tag, lambda: parts)
             return
-        message = _HEADER.pack(tag, size) + b"".join(_bytes(part) for part in parts)
+        message = _HEADER.pack(tag, len(data)) + data
         try:
             done = self._socket.send(message, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -95,6 +95,14 @@ class Link:
             found, message = self._frame()
             self._arrived[found] = message
         return self._arrived.pop(tag)
+
+    def has_news(self) -> bool:
+        """Whether something was read and not yet taken, or the connection ended here."""
+        return self._stop > self._start or self.fileno() < 0
+
+    def fileno(self) -> int:
+        """The socket, to poll; negative once it is closed."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         """Ends the connection, which wakes both ends."""
@@ -131,6 +139,10 @@ class Link:
             self._fill()
         tag, size = _HEADER.unpack_from(self._read, self._start)
         self._start += _HEADER.size
+        if size <= self._stop - self._start:
+            message = np.frombuffer(self._read[self._start : self._start + size], np.uint8)  # a slice is a copy
+            self._start += size
+            return tag, message
         message = aligned(size)
         into = message.data
         have = min(size, self._stop - self._start)

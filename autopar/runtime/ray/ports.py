@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -102,9 +103,10 @@ class RayPorts:
         """Sends this host's part of an array to every host that needs some of it."""
         tag = self._tag(send.target)
         plan = _routes(self._pipeline, self._place.hosts, send.source[:2], send.target[:2])
+        shape = self._pipeline.stages[send.source.stage].buffers[send.source.buffer].shape
         first = self._first_device(send.source.stage)
         ways = [
-            (self._posts[self._place.of(send.worker, there)], [(p.device - first, slices(p.taken)) for p in pieces])
+            (self._posts[self._place.of(send.worker, there)], _taker(pieces, first, shape))
             for (here, there), pieces in plan.items()
             if here == self._place.host
         ]
@@ -114,11 +116,11 @@ class RayPorts:
             if isinstance(value, jax.Array) and not value.is_ready():  # type: ignore[attr-defined]
                 if keep:
                     value = jax.numpy.copy(value)  # a later program may take the memory before it is sent
-                for post, wanted in ways:
-                    post.send_later(tag(), _later(value, wanted))
+                for post, take in ways:
+                    post.send_later(tag(), functools.partial(take, value))
                 return
-            for post, wanted in ways:
-                parts = _parts(value, wanted)
+            for post, take in ways:
+                parts = take(value)
                 post.send(tag(), [np.array(part) for part in parts] if keep else parts)
 
         return operation
@@ -199,17 +201,19 @@ def _routes(
     return routes(sent, hosts[worker_of[source[0]]], received, hosts[worker_of[target[0]]])
 
 
-def _parts(value: Any, wanted: Sequence[tuple[int, tuple[slice, ...]]]) -> list[np.ndarray]:
-    """The asked parts of the local devices' boxes, in order."""
-    if not isinstance(value, jax.Array):
-        value = np.asarray(value)
-        return [value[index] for _, index in wanted]  # a plain callable's result; its stage has one device
-    shards = value.addressable_shards
-    return [np.asarray(shards[device].data)[index] for device, index in wanted]
+def _taker(pieces: Sequence[Piece], first: int, shape: tuple[int, ...]) -> Callable[[Any], list[np.ndarray]]:
+    """Takes the pieces from the local part of an array; ``first`` is the position of the host's first device."""
+    if [piece.shape for piece in pieces] == [shape]:
+        return lambda value: [np.asarray(value)]
+    wanted = [(piece.device - first, slices(piece.taken)) for piece in pieces]
 
+    def take(value: Any) -> list[np.ndarray]:
+        if not isinstance(value, jax.Array):  # what a plain callable returns is whole
+            return [np.asarray(value)[index] for _, index in wanted]
+        shards = value.addressable_shards
+        return [np.asarray(shards[device].data)[index] for device, index in wanted]
 
-def _later(value: jax.Array, wanted: Sequence[tuple[int, tuple[slice, ...]]]) -> Callable[[], list[np.ndarray]]:
-    return lambda: _parts(value, wanted)
+    return take
 
 
 def _place(message: np.ndarray, pieces: Sequence[Piece], dtype: np.dtype, found: dict[Box, np.ndarray]) -> None:

@@ -9,30 +9,34 @@ from __future__ import annotations
 import atexit
 import functools
 import math
-import os
+import pickle
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 
 from autopar.errors import AutoparError, ClusterError, OptionError, PlanError, StageError
 from autopar.runtime.arrays import check_state, cut
 from autopar.runtime.instructions import Register
 from autopar.runtime.interpreter import Span
+from autopar.runtime.launch import Arguments
 from autopar.runtime.ray import cluster
-from autopar.runtime.ray.actor import Failure, Hello, Host, Order
+from autopar.runtime.ray.actor import Done, Failure, Hello, Host, Order, Step
+from autopar.runtime.ray.control import Control, reach
+from autopar.runtime.ray.links import LinkError
 from autopar.runtime.ray.ports import Place, peers
 from autopar.runtime.ray.programs import pack
 from autopar.schedule import Buffer, Pipeline
 
-Arguments = Mapping[int, Any] | Sequence[Any]
-
 _START_S = 120.0
+_LOOK_S = 0.5  # how often somebody who waits looks for failures
 _CAUSE_S = 3.0  # how long the consequences of a failure wait for its cause
 _INLINE_BYTES = 1 << 15
 
@@ -106,6 +110,7 @@ class RayRuntime:
         self._actors: list[Any] = []
         self._hellos: list[Hello] = []
         self._group: PlacementGroup | None = None
+        self._control: Control | None = None
         self._error: AutoparError | None = None
         self._tickets = self._steps = 0
         self._flying: deque[_Request] = deque()
@@ -184,10 +189,7 @@ class RayRuntime:
         request = self._dispatch(arguments, time.time())
         found = request.get()
         spans = [
-            span
-            for place, (_, measured) in zip(self._places, found, strict=True)
-            if place.host == 0
-            for span in measured
+            span for place, done in zip(self._places, found, strict=True) if place.host == 0 for span in done.spans
         ]
         results = {f.result: self._assemble(n, request) for n, f in enumerate(self._pipeline.fetches)}
         return results, sorted(spans, key=lambda span: span.start_s)
@@ -226,7 +228,8 @@ class RayRuntime:
         self._group = cluster.reserve(bundles)
         environments = [cluster.environment(platform, self._devices[p.worker]) for p in self._places]
         self._actors = cluster.actors(Host, self._group, bundles, environments)
-        self._hellos = self._collect([actor.hello.remote() for actor in self._actors], "starting")
+        addresses = cluster.addresses()
+        self._hellos = self._collect([actor.hello.remote(addresses) for actor in self._actors], "starting")
         futures = []
         for worker, count in enumerate(self._hosts):
             first = Place(worker, 0, self._hosts).number
@@ -263,6 +266,9 @@ class RayRuntime:
             key = secrets.token_bytes(32)
             calls = [a.connect.remote(o, addresses, key) for a, o in zip(self._actors, orders, strict=True)]
             unreachable = self._collect(calls, "connecting")
+            attending = [actor.attend.remote(key) for actor in self._actors]
+            self._control = reach(self._hellos, key)
+            self._collect(attending, "connecting")
         if transfer == "socket" and any(unreachable):
             pairs = [f"{self._name(n)} and {self._name(m)}" for n, ms in enumerate(unreachable) for m in ms if n < m]
             raise ClusterError(
@@ -281,33 +287,53 @@ class RayRuntime:
         self._need(state=True)
         while len(self._flying) >= self._ahead:
             self._flying[0].get()
+        feeds = self._feeds(arguments)
         ticket, number = self._ticket(), self._steps
         self._steps += 1
-        feeds = self._feeds(arguments)
-        futures = [
-            actor.step.remote(ticket, number, feeds[place.worker], begin)
-            for place, actor in zip(self._places, self._actors, strict=True)
-        ]
-        request = _Request(self, futures, f"step {number}")
+        steps = [Step(ticket, number, feeds[place.worker], begin) for place in self._places]
+        request = _Request(self, (self._ask_directly if self._control else self._ask_ray)(steps))
         self._flying.append(request)
         return request
 
-    def _feeds(self, arguments: Arguments) -> list[dict[int, list[Any]]]:
-        """Per worker and feed, the argument: small ones travel in the call, others once through the store."""
-        found: list[dict[int, list[Any]]] = [{} for _ in self._hosts]
+    def _ask_directly(self, steps: Sequence[Step]) -> Callable[[], list[Done]]:
+        control = self._control
+        assert control is not None
+        asked = control.ask(pickle.dumps(step) for step in steps)
+        return lambda: self._checked(control.answers(asked, _CAUSE_S), f"step {steps[0].number}")
+
+    def _ask_ray(self, steps: Sequence[Step]) -> Callable[[], list[Done]]:
+        """Small arguments travel in the call, large ones through the store, once for all workers."""
         stored: dict[int, Any] = {}
+        futures = []
+        for actor, step in zip(self._actors, steps, strict=True):
+            large = {n: value for n, value in step.feeds.items() if value.nbytes > _INLINE_BYTES}
+            for value in large.values():
+                if id(value) not in stored:
+                    stored[id(value)] = ray.put(value)
+            small = {n: value for n, value in step.feeds.items() if n not in large}
+            references = {n: stored[id(value)] for n, value in large.items()}
+            futures.append(actor.step.remote(pickle.dumps(replace(step, feeds=small)), references))
+
+        def answers() -> list[Done]:
+            found = self._gather(futures)
+            loaded = {n: pickle.loads(a) if isinstance(a, bytes) else a for n, a in found.items()}
+            return self._checked(loaded, f"step {steps[0].number}")
+
+        return answers
+
+    def _feeds(self, arguments: Arguments) -> list[dict[int, np.ndarray]]:
+        """Per worker, what it is fed, by index among the feeds."""
+        values = {f.argument: np.asarray(arguments[f.argument]) for f in self._pipeline.feeds}
+        found: list[dict[int, np.ndarray]] = [{} for _ in self._hosts]
         for number, feed in enumerate(self._pipeline.feeds):
-            if feed.argument not in stored:
-                value = np.asarray(arguments[feed.argument])
-                cut(self._pipeline, feed, value)  # refuses a wrong shape here, where the user is
-                stored[feed.argument] = value if value.nbytes <= _INLINE_BYTES else ray.put(value)
-            found[self._worker(feed.stage)][number] = [stored[feed.argument]]
+            cut(self._pipeline, feed, values[feed.argument])  # refuses a wrong shape here, where the user is
+            found[self._worker(feed.stage)][number] = values[feed.argument]
         return found
 
     def _assemble(self, number: int, request: _Request) -> np.ndarray:
         fetch = self._pipeline.fetches[number]
         buffer = self._pipeline.stages[fetch.stage].buffers[fetch.buffer]
-        return _join(buffer, number, [results for results, _ in request.get()])
+        return _join(buffer, number, [done.results for done in request.get()])
 
     def _drain(self) -> None:
         while self._flying:
@@ -329,24 +355,31 @@ class RayRuntime:
         return self._pipeline.schedule.worker_of[stage]
 
     def _collect(self, futures: Sequence[Any], doing: str) -> list[Any]:
-        """The actors' answers.
+        """The actors' answers to calls through Ray.
 
         Raises:
           StageError: one of them failed or is gone; then all are released.
         """
-        if self._error is not None:
-            raise self._error
-        answers: dict[Any, Any] = {}
+        return self._checked(self._gather(futures), doing)
+
+    def _gather(self, futures: Sequence[Any]) -> dict[int, Any]:
+        """Actor -> its answer, or the RayError that took its place; all of them, or what came after a failure."""
+        numbers = {future: n for n, future in enumerate(futures)}
+        found: dict[int, Any] = {}
         waiting, until = list(futures), math.inf
         while waiting and time.monotonic() < until:
-            ready, waiting = ray.wait(waiting, timeout=0.2 if until < math.inf else None)
-            for future in ready:
-                answers[future] = _answer(future)
-                if isinstance(answers[future], Failure | ray.exceptions.RayError):
-                    until = min(until, time.monotonic() + _CAUSE_S)
-        bad = {n: answers[f] for n, f in enumerate(futures) if _is_bad(answers.get(f))}
+            ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LOOK_S)
+            found |= {numbers[future]: answer for future, answer in _answers(ready).items()}
+            if until == math.inf and any(map(_is_bad, found.values())):
+                until = time.monotonic() + _CAUSE_S
+        return found
+
+    def _checked(self, answers: Mapping[int, Any], doing: str) -> list[Any]:
+        if self._error is not None:
+            raise self._error
+        bad = {n: answer for n, answer in answers.items() if _is_bad(answer)}
         if not bad:
-            return [answers[f] for f in futures]
+            return [answers[n] for n in sorted(answers)]
         self._error = self._report(bad, doing)
         self._release()
         raise self._error
@@ -359,8 +392,8 @@ class RayRuntime:
         if isinstance(failure, Failure):
             return StageError(f"{where} failed in {doing}: {failure.message}\n\nIts traceback:\n{failure.trace}")
         return StageError(
-            f"{where} is gone: its process ended in {doing}. Was it killed, or did its host run out of memory? Ray "
-            f"says: {failure}"
+            f"{where} is gone: its process ended in {doing}. Was it killed, or did its host run out of memory? "
+            f"({failure})"
         )
 
     def _name(self, number: int) -> str:
@@ -374,40 +407,45 @@ class RayRuntime:
         return f"{word} (worker {place.worker}{part}, on {hello.host} at {hello.address}, process {hello.pid})"
 
     def _release(self) -> None:
-        here = os.uname().nodename
-        pids = [hello.pid for hello in self._hellos if hello.host == here]
+        if self._control is not None:
+            self._control.close()
+        here = cluster.machine()
+        pids = [hello.pid for hello in self._hellos if hello.machine == here]
         cluster.release(self._actors, self._group, pids)
         self._actors, self._group = [], None
         self._flying.clear()
 
 
 class _Request:
-    """A step under way."""
+    """A step under way; ``answers`` waits for what the actors say."""
 
-    def __init__(self, runtime: RayRuntime, futures: Sequence[Any], doing: str):
-        self._runtime, self._futures, self._doing = runtime, futures, doing
-        self._found: list[Any] | None = None
+    def __init__(self, runtime: RayRuntime, answers: Callable[[], list[Done]]):
+        self._runtime, self._answers = runtime, answers
+        self._found: list[Done] | None = None
 
-    def get(self) -> list[Any]:
+    def get(self) -> list[Done]:
         """Every actor's answer. Steps end in order: a failure is that of the first step that failed."""
+        flying = self._runtime._flying
         while self._found is None:
-            first = self._runtime._flying[0] if self._runtime._flying else self
-            first._found = self._runtime._collect(first._futures, first._doing)
-            first._futures = ()
-            if self._runtime._flying:
-                self._runtime._flying.popleft()
+            first = flying[0] if flying else self  # none is flying after a failure, which is then raised again
+            first._found = first._answers()
+            if flying:
+                flying.popleft()
         return self._found
 
 
-def _answer(future: Any) -> Any:
+def _answers(futures: Sequence[Any]) -> dict[Any, Any]:
+    """What is ready, errors included. One call for all is the fast way, and fails as a whole."""
     try:
-        return ray.get(future)
-    except ray.exceptions.RayError as error:
-        return error
+        return dict(zip(futures, ray.get(futures), strict=True))
+    except RayError as error:
+        if len(futures) == 1:
+            return {futures[0]: error}
+    return {future: answer for single in futures for future, answer in _answers([single]).items()}
 
 
 def _is_bad(answer: Any) -> bool:
-    return isinstance(answer, Failure | ray.exceptions.RayError)
+    return isinstance(answer, Failure | RayError | LinkError)
 
 
 def _rank(failure: Any) -> int:

@@ -1,0 +1,268 @@
+"""What the runtime costs beside the work: 8 stages x 32 micro-batches of empty tasks, and arrays between workers.
+
+    python benchmarks/runtime_overhead.py
+
+A step of empty tasks has 512 runs and 448 messages of 16 bytes, in the order of 1F1B. Figures are medians over steps.
+- `local, instructions`: the interpreter alone: programs return at once and messages are handed over as they are.
+- `local, with jax`: the local runtime, whose messages are `jax.device_put` onto another CPU device. Beside it, what
+  448 such calls cost by themselves.
+- `ray`: 8 processes; programs return at once, messages go through connections. The CPU seconds of all processes
+  stand beside the wall time: on a machine with other work, wall time says little.
+- `ray, one micro-batch`: the same with next to no messages: what Ray's 8 calls per step cost.
+Throughput: arrays from one stage to another, 2 workers, received onto the device.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from _common import RESULTS, stamp, virtual_devices, write_result
+
+STAGES, MICROBATCHES = 8, 32
+virtual_devices(STAGES)
+
+import jax
+import numpy as np
+import psutil
+from jax.sharding import NamedSharding, PartitionSpec
+
+from autopar.runtime import (
+    Buffer,
+    Feed,
+    Fetch,
+    LocalRuntime,
+    Pipeline,
+    Program,
+    Stage,
+    Transfer,
+    check_instructions,
+    instructions,
+    ray_runtime,
+    stage_meshes,
+)
+from autopar.runtime.instructions import Copy, Recv, Register, Run, Send
+from autopar.runtime.interpreter import Interpreter
+from autopar.schedule import Kind, Schedule, Task
+
+LOCAL_BOUND_S, RAY_BOUND_S = 5e-3, 15e-3
+SIZES = {"64 kB": 1 << 16, "4 MB": 1 << 22, "64 MB": 1 << 26}
+WIDTH = 4
+
+
+def one_f_one_b(stages: int, microbatches: int) -> Schedule:
+    """The order of 1F1B."""
+    workers = []
+    for s in range(stages):
+        ahead = min(microbatches, stages - s)
+        tasks = [Task(Kind.FORWARD, s, m) for m in range(ahead)]
+        for m in range(microbatches):
+            tasks.append(Task(Kind.BACKWARD, s, m))
+            if m + ahead < microbatches:
+                tasks.append(Task(Kind.FORWARD, s, m + ahead))
+        workers.append(tuple(tasks))
+    return Schedule("1f1b", stages, microbatches, tuple(workers))
+
+
+def empty(microbatches: int) -> Pipeline:
+    """A chain of stages that pass 16 bytes forward and back; the step's result is the first stage's."""
+
+    def stage(s: int) -> Stage:
+        names = ("x", "y", "gy", "gx")
+        buffers = [Buffer(n, (WIDTH,), "float32", ((),), "microbatch") for n in names]
+        buffers.append(Buffer("done", (), "float32", (), "step"))
+        programs = [
+            Program("forward", ("x",), ("gy",) if s == STAGES - 1 else ("y",)),
+            Program("backward", ("gy",), ("gx",)),
+        ]
+        if s == 0:
+            programs.append(Program("update.0", ("gx",), ("done",)))
+        return Stage(s, (("d", 1),), {b.name: b for b in buffers}, {p.name: p for p in programs})
+
+    forward = [Transfer(s, "y", s + 1, "x") for s in range(STAGES - 1)]
+    backward = [Transfer(s + 1, "gx", s, "gy") for s in range(STAGES - 1)]
+    return Pipeline(
+        "empty",
+        one_f_one_b(STAGES, microbatches),
+        tuple(map(stage, range(STAGES))),
+        (*forward, *backward),
+        (Feed(0, 0, "x", 0),),
+        (),
+        (Fetch(0, 0, "done"),),
+    )
+
+
+def same(*arrays: Any) -> tuple[Any, ...]:
+    """An empty task."""
+    return arrays[:1]
+
+
+def done(*arrays: Any) -> tuple[Any, ...]:
+    """The last task of a step."""
+    return (np.float32(len(arrays)),)
+
+
+EMPTY = [{"forward": same, "backward": same, "update.0": done} for _ in range(STAGES)]
+
+
+class Handing:
+    """Ports that hand values over as they are."""
+
+    def __init__(self) -> None:
+        self._mail: dict[Register, Any] = {}
+
+    def run(self, run: Run) -> Callable[..., Sequence[Any]]:
+        """The empty task."""
+        return EMPTY[run.stage][run.program]
+
+    def send(self, send: Send) -> Callable[[Any], None]:
+        """Puts the value where the receiver looks."""
+        mail, target = self._mail, send.target
+        return lambda value: mail.__setitem__(target, value)
+
+    def receive(self, receive: Recv) -> Callable[[], Any]:
+        """Takes the value."""
+        mail, target = self._mail, receive.target
+        return lambda: mail.pop(target)
+
+    def copy(self, copy: Copy) -> Callable[[Any], Any]:
+        """The value."""
+        return lambda value: value
+
+    def wait(self, arrays: Sequence[Any]) -> None:
+        """Nothing is computed."""
+
+
+def seconds(step: Callable[[], Any], count: int) -> float:
+    """The median seconds of a step."""
+    found = []
+    for _ in range(count + 3):
+        start = time.perf_counter()
+        step()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found[3:])
+
+
+def interpreter() -> float:
+    """Seconds of a step without any array library."""
+    pipeline = empty(MICROBATCHES)
+    lists = instructions(pipeline)
+    order = check_instructions(pipeline, lists)
+    ports = Handing()
+    workers = [Interpreter(w, code, ports) for w, code in enumerate(lists)]
+    rest = [iter(worker.operations) for worker in workers]
+    operations = [next(rest[w]) for w, _ in order]
+    value = np.ones(WIDTH, np.float32)
+
+    def step() -> None:
+        for m in range(MICROBATCHES):
+            workers[0].write(Register(0, "x", m), value)
+        for operation in operations:
+            operation()
+
+    return seconds(step, 50)
+
+
+def local() -> tuple[float, float]:
+    """Seconds of a step of the local runtime, and of its messages alone."""
+    pipeline = empty(MICROBATCHES)
+    meshes = stage_meshes(pipeline, jax.devices())
+    runtime = LocalRuntime(pipeline, EMPTY, meshes)
+    batch = np.ones(WIDTH * MICROBATCHES, np.float32)
+    step = seconds(lambda: runtime.step([batch]), 20)
+    array = jax.device_put(np.ones(WIDTH, np.float32), NamedSharding(meshes[0], PartitionSpec()))
+    there = NamedSharding(meshes[1], PartitionSpec())
+    messages = 2 * (STAGES - 1) * MICROBATCHES
+    return step, seconds(lambda: [jax.device_put(array, there) for _ in range(messages)], 20)
+
+
+def cpu_s() -> float:
+    """CPU seconds so far of this process and all below it."""
+    me = psutil.Process()
+    times = [p.cpu_times() for p in (me, *me.children(recursive=True)) if p.status() != psutil.STATUS_ZOMBIE]
+    return sum(t.user + t.system for t in times)
+
+
+def ray_step(microbatches: int, count: int) -> tuple[float, float]:
+    """Wall and CPU seconds of a step in Ray, its result fetched before the next begins."""
+    with ray_runtime(empty(microbatches), EMPTY) as runtime:
+        batch = np.ones(WIDTH * microbatches, np.float32)
+        seconds(lambda: float(runtime.step([batch])[0]), 5)
+        before = cpu_s()
+        wall = seconds(lambda: float(runtime.step([batch])[0]), count)
+        return wall, (cpu_s() - before) / (count + 3)
+
+
+def throughput(transfer: str, size: int) -> float:
+    """Bytes per second from one worker to another."""
+    count = max(4, min(64, (1 << 28) // size))
+    shape = (size // 4,)
+    sender = Stage(
+        0,
+        (("d", 1),),
+        {"y": Buffer("y", shape, "float32", ((),), "microbatch")},
+        {"forward": Program("forward", (), ("y",))},
+    )
+    receiver = Stage(
+        1,
+        (("d", 1),),
+        {
+            "x": Buffer("x", shape, "float32", ((),), "microbatch"),
+            "seen": Buffer("seen", (), "float32", (), "microbatch"),
+            "done": Buffer("done", (), "float32", (), "step"),
+        },
+        {
+            "forward": Program("forward", ("x",), ("seen",)),
+            "update.0": Program("update.0", ("seen",), ("done",)),
+        },
+    )
+    tasks = tuple(tuple(Task(Kind.FORWARD, s, m) for m in range(count)) for s in range(2))
+    pipeline = Pipeline(
+        "throughput",
+        Schedule("inference", 2, count, tasks),
+        (sender, receiver),
+        (Transfer(0, "y", 1, "x"),),
+        (),
+        (),
+        (Fetch(0, 1, "done"),),
+    )
+    made: list[Any] = []
+
+    def make() -> tuple[Any, ...]:
+        if not made:
+            made.append(np.ones(shape, np.float32))
+        return (made[0],)
+
+    def take(x: Any) -> tuple[Any, ...]:
+        x.block_until_ready()
+        return (np.float32(0),)
+
+    programs = [{"forward": make}, {"forward": take, "update.0": done}]
+    with ray_runtime(pipeline, programs, transfer=transfer) as runtime:
+        return size * count / seconds(lambda: float(runtime.step([])[0]), 5)
+
+
+def main() -> int:
+    """Measures, prints, writes; 1 if a bound breaks."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=RESULTS / "runtime_overhead.json")
+    out = parser.parse_args().out
+    rows: dict[str, Any] = {"local, instructions": interpreter()}
+    rows["local, with jax"], rows["jax.device_put alone"] = local()
+    rows["ray"], rows["ray, CPU"] = ray_step(MICROBATCHES, 100)
+    rows["ray, one micro-batch"], rows["ray, one micro-batch, CPU"] = ray_step(1, 100)
+    for name, value in rows.items():
+        print(f"{name:28} {value * 1e3:8.2f} ms per step")
+    rates = {t: {name: throughput(t, size) for name, size in SIZES.items()} for t in ("socket", "object_store")}
+    for transfer, found in rates.items():
+        print(f"{transfer:28} " + "  ".join(f"{name}: {rate / 1e9:.2f} GB/s" for name, rate in found.items()))
+    load = psutil.getloadavg()[0]
+    write_result(out, {**stamp(), "load_average": load, "seconds_per_step": rows, "bytes_per_s": rates})
+    return int(rows["local, instructions"] > LOCAL_BOUND_S or rows["ray"] > RAY_BOUND_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

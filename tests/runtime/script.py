@@ -1,0 +1,47 @@
+"""A user's program, run as a process of its own: ``script.py loop`` steps until it is stopped, ``once`` ends by
+itself without closing anything, ``nodes`` joins a cluster of several nodes."""
+
+import os
+import sys
+
+from autopar.runtime import ray_runtime
+from tests.runtime import toys
+
+
+def nodes():
+    """A cluster of three nodes with one CPU each, on loopback."""
+    from ray.cluster_utils import Cluster  # noqa: PLC0415  (only here)
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    return cluster
+
+
+def main(mode):
+    cluster = nodes() if mode == "nodes" else None
+    pipeline = toys.chain(toys.schedule(2, 2), devices=2)
+    arguments = toys.arguments(pipeline)
+    runtime = ray_runtime(pipeline, toys.jitted(pipeline), hosts=[1, 2])
+    runtime.load_state(arguments)
+    _, (*_, expected) = toys.plain_steps(arguments, 3)
+    for _ in range(3):
+        results = runtime.step(arguments)
+    assert abs(float(results[2]) - expected[0]) < 1e-5
+    print("ready", flush=True)
+    while mode == "loop":
+        runtime.step(arguments)
+    if cluster is not None:
+        import ray  # noqa: PLC0415
+
+        held = {node["NodeID"]: node["Resources"].get("CPU") for node in ray.nodes()}
+        assert len(held) == 3 and ray.available_resources().get("CPU", 0) == 0
+        runtime.close()
+        assert ray.is_initialized()  # it was joined, not started
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
