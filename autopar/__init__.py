@@ -6,10 +6,21 @@ Example:
   ... def train_step(state, batch): ...
 """
 
-from autopar.api import Executable, Parallelized, Plan, compile, load_plan, parallelize, plan
+from autopar.api import (
+    Executable,
+    Parallelized,
+    Plan,
+    StagedExecutable,
+    compile,
+    load_plan,
+    parallelize,
+    plan,
+    shutdown,
+)
 from autopar.errors import (
     AutoparError,
     ClusterError,
+    CouplingError,
     InfeasibleError,
     InternalError,
     OptionError,
@@ -31,6 +42,7 @@ __all__ = [
     "AutoparError",
     "Cluster",
     "ClusterError",
+    "CouplingError",
     "Executable",
     "InfeasibleError",
     "InternalError",
@@ -42,10 +54,12 @@ __all__ = [
     "RuleError",
     "SolverError",
     "StageError",
+    "StagedExecutable",
     "TraceError",
     "compile",
     "load_plan",
     "parallelize",
     "plan",
     "register_rule",
+    "shutdown",
 ]

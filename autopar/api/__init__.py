@@ -4,5 +4,16 @@ from autopar.api.executable import Executable
 from autopar.api.parallelize import Parallelized, compile, parallelize
 from autopar.api.plan import Plan, load_plan
 from autopar.api.planning import plan
+from autopar.api.staged import StagedExecutable, shutdown
 
-__all__ = ["Executable", "Parallelized", "Plan", "compile", "load_plan", "parallelize", "plan"]
+__all__ = [
+    "Executable",
+    "Parallelized",
+    "Plan",
+    "StagedExecutable",
+    "compile",
+    "load_plan",
+    "parallelize",
+    "plan",
+    "shutdown",
+]

@@ -58,5 +58,20 @@ class Handle:
     def __jax_array__(self) -> jax.Array:
         return self.fetch()
 
+    def __float__(self) -> float:
+        return float(self.fetch())
+
+    def __int__(self) -> int:
+        return int(self.fetch())
+
+    def item(self) -> Any:
+        """The element of a leaf that has one."""
+        return self.fetch().item()
+
+    def block_until_ready(self) -> Handle:
+        """Wait until the step that makes it has run."""
+        self.fetch()
+        return self
+
     def __repr__(self) -> str:
         return f"Handle({self.dtype}{list(self.shape)} of step {self.step}, on its stage)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,11 +13,13 @@ from autopar.api.executable import Executable
 from autopar.api.plan import Plan
 from autopar.api.planning import Progress, as_cluster, check_settings, plan_traced, trace_step
 from autopar.api.staged import StagedExecutable
-from autopar.errors import OptionError, PlanError
+from autopar.errors import OptionError, PlanError, nearest
 from autopar.lower import enough_devices
 from autopar.mesh import Cluster
 from autopar.planner import Options
 from autopar.trace import Traced
+
+RUNTIMES = ("local", "ray")
 
 
 def compile(
@@ -29,6 +32,7 @@ def compile(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate_argnums: int | Sequence[int] = (),
+    runtime: str = "local",
     progress: Progress | None = None,
     **kwargs: Any,
 ) -> Executable | StagedExecutable:
@@ -42,11 +46,13 @@ def compile(
       options: what to search, and the backend.
       devices: the devices to run on, default the first of ``jax.devices()``.
       static_argnums, static_argnames, donate_argnums: as for ``jax.jit``.
+      runtime: ``local`` runs in this process; ``ray`` runs every stage in processes of a Ray cluster: the one at
+        ``RAY_ADDRESS``, or one started on this machine.
       progress: called with lines of text while planning.
       **kwargs: keyword arguments of ``fun``.
 
     Returns:
-      An :class:`Executable`: call it like ``fun``; ``.programs``, ``.plan``, ``.audit``.
+      An :class:`Executable`, or of a plan with stages a :class:`StagedExecutable`: call it like ``fun``.
 
     Raises:
       ClusterError: the cluster is unknown, or larger than the devices present.
@@ -54,8 +60,9 @@ def compile(
       TraceError, InfeasibleError, SolverError: as :func:`autopar.plan`.
     """
     check_settings(options, plan)
+    check_runtime(runtime)
     traced = trace_step(fun, args, kwargs, static_argnums, static_argnames, donate_argnums)
-    return compile_traced(traced, plan, cluster, options or Options(), devices, progress)
+    return compile_traced(traced, plan, cluster, options or Options(), devices, runtime, progress)
 
 
 def compile_traced(
@@ -64,13 +71,17 @@ def compile_traced(
     cluster: str | Cluster | None,
     options: Options,
     devices: Sequence[jax.Device] | None,
+    runtime: str,
     progress: Progress | None,
 ) -> Executable | StagedExecutable:
     """Plan (if need be) and compile a traced step."""
     if plan is None:
         target = as_cluster(cluster)
-        asked = f"cluster {target.name!r} has {target.devices} devices"
-        enough_devices(target.devices, asked, devices)  # before the search, which may take minutes
+        if runtime == "local":
+            asked = f"cluster {target.name!r} has {target.devices} devices"
+            enough_devices(target.devices, asked, devices)  # before the search, which may take minutes
+        elif options.stages is None and options.max_stages == 1:
+            options = dataclasses.replace(options, stages=1)
         plan = plan_traced(traced, target, options, progress)
     elif cluster is not None and as_cluster(cluster).fingerprint != Cluster.from_dict(plan.cluster).fingerprint:
         raise PlanError(
@@ -78,8 +89,23 @@ def compile_traced(
             f"{as_cluster(cluster).name!r}. Plan again for this cluster, or leave the cluster out."
         )
     if plan.stages:
-        return StagedExecutable(traced, plan, devices=devices)
+        return StagedExecutable(traced, plan, devices=devices, runtime=runtime)
+    if runtime != "local":
+        raise PlanError(
+            f"the plan has no stages, and runtime={runtime!r} runs stages. Plan with Options(stages=1), "
+            "which is one stage on all devices, or leave the runtime out."
+        )
     return Executable(traced, plan, backend=options.backend, devices=devices)
+
+
+def check_runtime(runtime: str) -> None:
+    """Check the name of a runtime.
+
+    Raises:
+      OptionError: there is none of that name.
+    """
+    if runtime not in RUNTIMES:
+        raise OptionError(f"unknown runtime {runtime!r}: {nearest(str(runtime), RUNTIMES)}")
 
 
 class Parallelized:
@@ -127,6 +153,7 @@ def parallelize(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate_argnums: int | Sequence[int] = (),
+    runtime: str = "local",
     progress: Progress | None = None,
 ) -> Any:
     """Spread a single-device training step over a cluster.
@@ -141,6 +168,8 @@ def parallelize(
       donate_argnums: arguments whose buffers the step may reuse. What lies as planned, such as the state that the
         last call returned, is given away; what lies otherwise (numpy arrays, the first state on one device) is
         copied to its devices, and the original stays usable.
+      runtime: ``local`` runs in this process; ``ray`` runs every stage in processes of a Ray cluster, see
+        :func:`compile`. :func:`shutdown` ends them.
       progress: called with lines of text while planning.
 
     Returns:
@@ -164,6 +193,7 @@ def parallelize(
             "@autopar.parallelize(cluster='cpu:8')."
         )
     check_settings(options, plan)
+    check_runtime(runtime)
     target = as_cluster(cluster) if cluster is not None else None
     build = functools.partial(
         _compile_call,
@@ -172,6 +202,7 @@ def parallelize(
         options=options or Options(),
         devices=devices,
         static=(static_argnums, static_argnames, donate_argnums),
+        runtime=runtime,
         progress=progress,
     )
     if fun is None:
@@ -189,7 +220,8 @@ def _compile_call(
     options: Options,
     devices: Sequence[jax.Device] | None,
     static: tuple[Any, Any, Any],
+    runtime: str,
     progress: Progress | None,
 ) -> Executable | StagedExecutable:
     traced = trace_step(fun, args, kwargs, *static)
-    return compile_traced(traced, plan, cluster, options, devices, progress)
+    return compile_traced(traced, plan, cluster, options, devices, runtime, progress)

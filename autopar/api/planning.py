@@ -131,7 +131,7 @@ def trace_step(
 def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Progress | None = None) -> Plan:
     """Plan a traced step."""
     say = progress or (lambda _: None)
-    if (options.stages or options.max_stages) > 1:
+    if options.stages is not None or options.max_stages > 1:
         staged = StagedStep(traced, options.microbatches, per_microbatch=options.per_microbatch)
         facts = plan_stages(staged, cluster, options, say)
     else:

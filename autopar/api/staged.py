@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh
 
 from autopar.api.handles import Handle
 from autopar.api.plan import Plan
 from autopar.errors import PlanError
 from autopar.lower import StagedStep, StagePrograms, assemble, device_mesh, enough_devices, stage_programs
-from autopar.runtime import LocalRuntime, Span
+from autopar.mesh import Cluster
+from autopar.runtime import LocalRuntime, Runtime, Span, ray_runtime
 from autopar.schedule import Kind, Pipeline, make_schedule
 from autopar.trace import Traced, flatten_args
 
@@ -31,16 +35,16 @@ class Built:
 
     pipeline: Pipeline
     programs: tuple[StagePrograms, ...]
-    meshes: tuple[jax.sharding.Mesh, ...]
+    meshes: tuple[Mesh | AbstractMesh, ...]
 
 
-def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device]) -> Built:
+def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device] | None) -> Built:
     """Lower every stage of a plan.
 
     Args:
       traced: the step.
       plan: a plan of stages for it.
-      devices: as many as the plan's cluster has; a stage gets those of its ids.
+      devices: as many as the plan's cluster has; a stage gets those of its ids. None lowers for devices elsewhere.
 
     Raises:
       PlanError: the plan was made for another step.
@@ -53,7 +57,8 @@ def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device]) -> Built:
     staged = StagedStep(traced, plan.microbatches, per_microbatch=plan.per_microbatch)
     staging = staged.staging(tuple(stage.begin for stage in plan.stages))
     schedule = make_schedule(plan.schedule, len(plan.stages), plan.microbatches)
-    lowered, meshes = [], []
+    lowered: list[StagePrograms] = []
+    meshes: list[Mesh | AbstractMesh] = []
     for info, stage in zip(staging.stages, plan.stages, strict=True):
         written = staged.written(info)
         if written.step.graph.fingerprint != stage.plan.fingerprint:
@@ -61,11 +66,20 @@ def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device]) -> Built:
                 f"the plan's stage {info.index} was made for another version of {plan.name!r}: the step as a whole "
                 "agrees, this stage does not. Plan again."
             )
-        mesh = device_mesh(stage.plan, devices[slice(*stage.devices)])
+        if devices is None:
+            mesh: Mesh | AbstractMesh = AbstractMesh(stage.plan.mesh_shape, stage.plan.axis_names)
+        else:
+            mesh = device_mesh(stage.plan, devices[slice(*stage.devices)])
         meshes.append(mesh)
         lowered.append(
             stage_programs(
-                written, stage.plan, info, mesh, plan.microbatches, split_backward=Kind.WEIGHT in schedule.kinds
+                written,
+                stage.plan,
+                info,
+                mesh,
+                plan.microbatches,
+                split_backward=Kind.WEIGHT in schedule.kinds,
+                joints=staged.joints if stage.remat else None,
             )
         )
     return Built(assemble(traced.step, staged.timing, staging, schedule, lowered), tuple(lowered), tuple(meshes))
@@ -82,25 +96,44 @@ class StagedExecutable:
       pipeline: its stages and programs, as data.
     """
 
-    def __init__(self, traced: Traced, plan: Plan, *, devices: Sequence[jax.Device] | None = None) -> None:
+    def __init__(
+        self,
+        traced: Traced,
+        plan: Plan,
+        *,
+        devices: Sequence[jax.Device] | None = None,
+        runtime: str = "local",
+    ) -> None:
         """Lower the stages of ``plan`` for ``traced``.
 
         Args:
           traced: the step.
           plan: a plan of stages for it.
-          devices: the devices to use, default the first of ``jax.devices()``.
+          devices: the devices to use, default the first of ``jax.devices()``; for ``local`` only.
+          runtime: ``local``, all stages in this process, or ``ray``, each in processes of a Ray cluster.
 
         Raises:
           PlanError: the plan was made for another step.
-          ClusterError: there are fewer devices than the plan needs.
+          ClusterError: there are fewer devices, or hosts, than the plan needs.
         """
-        count = max(stage.devices[1] for stage in plan.stages)
-        found = enough_devices(count, f"the plan has {len(plan.stages)} stages on {count} devices", devices)
-        built = build(traced, plan, found)
         self.plan = plan
-        self.pipeline = built.pipeline
         self._traced = traced
-        self._runtime = LocalRuntime(built.pipeline, [p.functions for p in built.programs], built.meshes)
+        if runtime == "ray":
+            built = build(traced, plan, None)
+            self._runtime: Runtime = ray_runtime(
+                built.pipeline,
+                [p.functions for p in built.programs],
+                hosts=_hosts(plan),
+                platform="cpu" if Cluster.from_dict(plan.cluster).device.name == "cpu" else "cuda",
+            )
+        else:
+            count = max(stage.devices[1] for stage in plan.stages)
+            found = enough_devices(count, f"the plan has {len(plan.stages)} stages on {count} devices", devices)
+            built = build(traced, plan, found)
+            meshes = [m for m in built.meshes if isinstance(m, Mesh)]
+            self._runtime = LocalRuntime(built.pipeline, [p.functions for p in built.programs], meshes)
+        self.pipeline = built.pipeline
+        _OPEN.add(self)
         self._steps = 0
         self._loaded = False
         graph = traced.step.graph
@@ -133,10 +166,14 @@ class StagedExecutable:
         results = [self._result(o, found) for o in range(len(self._avals))]
         return jax.tree.unflatten(self._traced.out_tree, results)
 
-    def _result(self, index: int, found: Mapping[int, jax.Array]) -> Any:
+    def _result(self, index: int, found: Mapping[int, Any]) -> Any:
         aval = self._avals[index]
         if index in found:
-            return _as_key(found[index], aval.dtype)
+            result = found[index]
+            if isinstance(result, jax.Array):
+                return _as_key(result, aval.dtype)
+            fetch = functools.partial(_fetched, result)
+            return Handle(aval.shape, aval.dtype, self, index, self._steps, fetch)
         return Handle(aval.shape, aval.dtype, self, index, self._steps, self._fetch)
 
     def _load(self, leaves: Sequence[Any]) -> None:
@@ -172,9 +209,32 @@ class StagedExecutable:
         return _as_key(jnp.asarray(np.asarray(array)), handle.dtype)
 
     def close(self) -> None:
-        """Forget the state."""
+        """End the runtime, with its processes if it has any. The state is gone."""
         self._runtime.close()
         self._loaded = False
+        _OPEN.discard(self)
+
+
+_OPEN: weakref.WeakSet[StagedExecutable] = weakref.WeakSet()
+
+
+def shutdown() -> None:
+    """End every runtime that this process started: their processes go, and the state that they kept.
+
+    It also happens when Python exits.
+    """
+    for executable in list(_OPEN):
+        executable.close()
+
+
+def _hosts(plan: Plan) -> list[int]:
+    """For each stage, over how many hosts its devices reach."""
+    size = Cluster.from_dict(plan.cluster).levels[0].size
+    return [-(-(stage.devices[1] - stage.devices[0]) // size) for stage in plan.stages]
+
+
+def _fetched(result: Any, handle: Handle) -> jax.Array:
+    return _as_key(jnp.asarray(np.asarray(result)), handle.dtype)
 
 
 def _words(x: Any) -> Any:

@@ -63,7 +63,14 @@ class Segments:
     index: int | None
 
 
-def take_apart(written: Traced, plan: PlanFacts, info: StageSection, *, split_backward: bool) -> Segments:
+def take_apart(
+    written: Traced,
+    plan: PlanFacts,
+    info: StageSection,
+    *,
+    split_backward: bool,
+    joints: frozenset[int] | None = None,
+) -> Segments:
     """Take a planned stage apart.
 
     Args:
@@ -71,9 +78,13 @@ def take_apart(written: Traced, plan: PlanFacts, info: StageSection, *, split_ba
       plan: a plan for it.
       info: what the stage does.
       split_backward: whether gradients of the stage's own parameters get a program of their own.
+      joints: rematerialise: keep only what these ops of the forward pass make, and compute the rest again. None keeps
+        all that the backward pass reads.
     """
     cutter = _Cutter(written, plan, info, split_backward)
     cutter.assign()
+    if joints is not None:
+        cutter.rematerialise(joints)
     cutter.enter()
     cutter.leave()
     cutter.connect()
@@ -107,6 +118,7 @@ class _Cutter:
         self.buffers: dict[str, tuple[Form, str]] = {}
         self.held: dict[Form, str] = {}  # what comes into the programs from outside -> its buffer
         self.index: int | None = None
+        self.again: dict[int, set[int]] = {}  # segment -> values of the forward pass that it computes again
 
     # ops
 
@@ -129,6 +141,30 @@ class _Cutter:
                 self._put(op, FORWARD)
             else:
                 self._put(op, WEIGHT if self.split_backward and mark in self.info.weight else BACKWARD)
+
+    def rematerialise(self, joints: frozenset[int]) -> None:
+        """Copy the ops of the forward pass that the backward pass reads from, back to what is kept."""
+        forward = self.segments.get(FORWARD, Segment()).ops
+        kept = {v for op in forward if self._mark(op) in joints for v in op.results}
+        for k in (BACKWARD, WEIGHT):
+            if k not in self.segments:
+                continue
+            known = set().union(*(self.again.get(j, set()) for j in (BACKWARD, WEIGHT) if j < k))
+            wanted = {v for op in self.segments[k].ops for v in op.operands}
+            copied = []
+            for op in reversed(forward):
+                if any(v in wanted and v not in kept and v not in known for v in op.results):
+                    copied.append(op)
+                    wanted.update(op.operands)
+            self.again[k] = {v for op in copied for v in op.results} - kept
+            self.segments[k].ops[:0] = reversed(copied)
+
+    def _maker(self, v: int, k: int) -> int | None:
+        """The segment from which program ``k`` has a value: its own, if it computes it again."""
+        for j in (k, BACKWARD):
+            if j <= k and v in self.again.get(j, ()):
+                return j
+        return self.segment_of.get(v)
 
     def _mark(self, op: Op) -> int:
         return int(op.where.mark) if op.where.mark else -1
@@ -272,7 +308,7 @@ class _Cutter:
             self._bring(k, (v, self.came_from[v, True][layout]), late)
             return
         source = self.came_from.get((v, False), {}).get(layout)
-        maker = self.segment_of.get(v)
+        maker = self._maker(v, k)
         held = self.held.get(form)
         if held is not None and not (k == PREPARE and held in self.segments[k].outputs):
             self._take(k, held, form)

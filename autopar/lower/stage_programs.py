@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from autopar.lower.evaluate import Decisions, Evaluator, Scope
 from autopar.lower.localize import Axes
@@ -38,7 +38,14 @@ class StagePrograms:
 
 
 def stage_programs(
-    written: Traced, plan: PlanFacts, info: StageSection, mesh: Mesh, microbatches: int, *, split_backward: bool
+    written: Traced,
+    plan: PlanFacts,
+    info: StageSection,
+    mesh: Mesh | AbstractMesh,
+    microbatches: int,
+    *,
+    split_backward: bool,
+    joints: frozenset[int] | None = None,
 ) -> StagePrograms:
     """Lower a planned stage.
 
@@ -49,8 +56,9 @@ def stage_programs(
       mesh: its devices, with the plan's axes.
       microbatches: their number.
       split_backward: whether the schedule has tasks for the gradients of parameters alone.
+      joints: ids of the forward ops whose results are kept, the rest is computed again; None keeps all.
     """
-    segments = take_apart(written, plan, info, split_backward=split_backward)
+    segments = take_apart(written, plan, info, split_backward=split_backward, joints=joints)
     writer = _Writer(written, plan, mesh, microbatches, segments.index)
     counters = {k: f"count.{program_name(k)}" for k, s in segments.programs.items() if s.counts}
     buffers = {name: writer.buffer(name, form, scope) for name, (form, scope) in segments.buffers.items()}
@@ -77,7 +85,9 @@ def stage_programs(
 
 
 class _Writer:
-    def __init__(self, written: Traced, plan: PlanFacts, mesh: Mesh, microbatches: int, index: int | None) -> None:
+    def __init__(
+        self, written: Traced, plan: PlanFacts, mesh: Mesh | AbstractMesh, microbatches: int, index: int | None
+    ) -> None:
         self.written = written
         self.plan = plan
         self.mesh = mesh

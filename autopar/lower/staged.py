@@ -9,6 +9,7 @@ from dataclasses import replace
 from autopar.ir import Step
 from autopar.lower.emit import emit
 from autopar.partition import StageSection, Staging, Timing, Unit, find_units, stage_step, time_step
+from autopar.partition import joints as unit_joints
 from autopar.trace import Traced
 
 
@@ -32,6 +33,11 @@ class StagedStep:
         self.microbatches = microbatches
         self.timing: Timing = time_step(traced.step, microbatches, per_microbatch=per_microbatch)
         self.units: tuple[Unit, ...] = find_units(traced.step, self.timing, most_units)
+
+    @functools.cached_property
+    def joints(self) -> frozenset[int]:
+        """Ids of the forward ops whose results pass between units."""
+        return unit_joints(self.traced.step, self.timing, self.units)
 
     @property
     def step(self) -> Step:

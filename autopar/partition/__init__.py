@@ -4,7 +4,7 @@ from autopar.partition.loop_stages import forward_ops
 from autopar.partition.section import Section
 from autopar.partition.staging import Crossing, StageSection, Staging, stage_step
 from autopar.partition.timing import AFTER, LOCAL, SAME, Timing, time_step
-from autopar.partition.units import Unit, find_units
+from autopar.partition.units import Unit, find_units, joints
 
 __all__ = [
     "AFTER",
@@ -18,6 +18,7 @@ __all__ = [
     "Unit",
     "find_units",
     "forward_ops",
+    "joints",
     "stage_step",
     "time_step",
 ]

@@ -8,6 +8,7 @@ equal units. ``autopar.stage_boundary`` marks places where the user wants a cut.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -55,6 +56,20 @@ def find_units(step: Step, timing: Timing, most: int = 64) -> tuple[Unit, ...]:
     begins = [0, *_cuts(ops, crossing, flops, most)]
     bounds = itertools.pairwise([*begins, len(ops)])
     return tuple(Unit(a, sum(flops[a:b]), crossing[a], _digest(step, ops[a:b])) for a, b in bounds)
+
+
+def joints(step: Step, timing: Timing, units: Sequence[Unit]) -> frozenset[int]:
+    """Ids of the forward ops whose results pass from one unit into a later one: what rematerialisation keeps."""
+    ops = forward_ops(step, timing)
+    begins = [u.begin for u in units]
+    unit_of = {v: bisect.bisect(begins, k) for k, op in enumerate(ops) for v in op.results}
+    maker = {v: op.id for op in ops for v in op.results}
+    return frozenset(
+        maker[v]
+        for k, op in enumerate(ops)
+        for v in op.operands
+        if v in unit_of and unit_of[v] < bisect.bisect(begins, k)
+    )
 
 
 def _flops(op: Op) -> float:

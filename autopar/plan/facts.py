@@ -131,6 +131,7 @@ class StageFacts:
       in_flight: most micro-batches that it holds at a time.
       residual_bytes: what one micro-batch keeps on one device from its forward to its backward pass.
       sends_bytes: what it hands to other stages for one micro-batch, forward and backward.
+      remat: whether its backward pass computes the forward pass again, from what passes between its units.
     """
 
     plan: PlanFacts
@@ -143,6 +144,7 @@ class StageFacts:
     in_flight: int
     residual_bytes: int
     sends_bytes: int
+    remat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from autopar.planner.solve import SOLVERS
 
 STRATEGIES = ("auto", "data", "fsdp", "megatron", "expert")
 BACKENDS = ("shard_map", "gspmd")
+REMATS = ("auto", "none", "full")
 PIPELINES = ("1f1b", "gpipe", "zb-h1")
 
 
@@ -39,6 +40,8 @@ class Options:
         ``max_stages``.
       max_stages: the most pipeline stages to consider; 1 is no pipeline.
       schedule: the order in which stages work on micro-batches: ``1f1b``, ``gpipe`` or ``zb-h1``.
+      remat: what stages keep of each micro-batch in flight: ``none`` keeps all that the backward pass reads, ``full``
+        only what passes between units, and computes the rest again; ``auto`` decides for each stage.
       backend: ``shard_map`` runs exactly the planned collectives; ``gspmd`` hands XLA the layouts.
     """
 
@@ -59,6 +62,7 @@ class Options:
     stages: int | None = None
     max_stages: int = 1
     schedule: str = "1f1b"
+    remat: str = "auto"
     backend: str = "shard_map"
 
     def __post_init__(self) -> None:
@@ -67,6 +71,7 @@ class Options:
             ("solver", self.solver, SOLVERS),
             ("backend", self.backend, BACKENDS),
             ("schedule", self.schedule, PIPELINES),
+            ("remat", self.remat, REMATS),
         ):
             if value not in known:
                 raise OptionError(f"unknown {name} {value!r}: {nearest(str(value), known)}")

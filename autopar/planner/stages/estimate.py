@@ -1,14 +1,15 @@
 """What one stage costs, by planning it: seconds per micro-batch and per step, and what it holds.
 
 A stage is planned as a step of its own, so its memory is that of one micro-batch at a time. Under a schedule it holds
-several: for each further one, what the forward pass keeps for the backward pass (*residuals*).
+several: for each further one, what the forward pass keeps for the backward pass (*residuals*). With rematerialisation
+it keeps only what passes between units, and the backward pass computes the rest again, for one micro-batch at a time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,9 +34,11 @@ class Estimate:
       once_s: seconds once per step.
       static_bytes: the state, on one device.
       residual_bytes: what one micro-batch keeps on one device.
+      joint_bytes: the part of it that comes in or passes between units.
       peak_bytes: on one device, with one micro-batch at a time.
       sends_bytes: what leaves for later stages, for one micro-batch, over all devices.
       returns_bytes: what leaves for earlier stages, likewise.
+      remat: whether the forward pass is computed again in the backward pass.
     """
 
     plan: PlanFacts
@@ -45,9 +48,20 @@ class Estimate:
     once_s: float
     static_bytes: int
     residual_bytes: int
+    joint_bytes: int
     peak_bytes: int
     sends_bytes: int
     returns_bytes: int
+    remat: bool = False
+
+    def rematerialised(self) -> Estimate:
+        """The same, with the forward pass computed again in the backward pass."""
+        return replace(self, remat=True, backward_s=self.backward_s + self.forward_s)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What a micro-batch keeps on one device while others are computed."""
+        return self.joint_bytes if self.remat else self.residual_bytes
 
     @property
     def microbatch_s(self) -> float:
@@ -61,11 +75,11 @@ class Estimate:
 
     def peak_with(self, in_flight: int) -> int:
         """Peak bytes of one device that holds ``in_flight`` micro-batches at a time."""
-        return self.peak_bytes + (in_flight - 1) * self.residual_bytes
+        return self.peak_bytes + (in_flight - 1) * self.kept_bytes
 
 
-def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int) -> Estimate:
-    """Read off a stage's plan what it costs."""
+def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int, joints: frozenset[int]) -> Estimate:
+    """Read off a stage's plan what it costs; ``joints`` are the ops whose results pass between units."""
     backward_s = plan.phase_s["backward"] / microbatches
     work = {op.id: _work(op) for op in info.section.loop if op.id in info.backward}
     weights = sum(flops for i, flops in work.items() if i in info.weight)
@@ -76,16 +90,16 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int)
         backward_s * weights / max(sum(work.values()), 1.0),
         plan.phase_s["update"],
         sum(n for kind, n in plan.memory.items() if kind in _STATIC),
-        _residual_bytes(step, info, plan),
+        *_residual_bytes(step, info, plan, joints),
         plan.peak_bytes,
         *_sent_bytes(step, info, microbatches),
     )
 
 
-def together(units: Sequence[Estimate]) -> Estimate:
+def together(units: Sequence[Estimate], *, remat: bool) -> Estimate:
     """A stage of several units, as far as they tell: times and state add up, passing memory is the largest."""
     static, residual = sum(e.static_bytes for e in units), sum(e.residual_bytes for e in units)
-    return Estimate(
+    added = Estimate(
         units[0].plan,
         sum(e.forward_s for e in units),
         sum(e.backward_s for e in units),
@@ -93,10 +107,12 @@ def together(units: Sequence[Estimate]) -> Estimate:
         sum(e.once_s for e in units),
         static,
         residual,
+        sum(e.joint_bytes for e in units),
         static + residual + max(e.passing_bytes for e in units),
         units[-1].sends_bytes,
         units[0].returns_bytes,
     )
+    return added.rematerialised() if remat else added
 
 
 @dataclass(frozen=True)
@@ -105,15 +121,17 @@ class Sums:
 
     Attributes:
       missing: how many of the first units have no plan.
-      microbatch_s, once_s, static_bytes, residual_bytes: of the first units together.
+      forward_s, microbatch_s, once_s, static_bytes, residual_bytes, joint_bytes: of the first units together.
       passing_bytes: of units ``i .. j - 1``, the largest: row ``i``, column ``j``.
     """
 
     missing: np.ndarray
+    forward_s: np.ndarray
     microbatch_s: np.ndarray
     once_s: np.ndarray
     static_bytes: np.ndarray
     residual_bytes: np.ndarray
+    joint_bytes: np.ndarray
     passing_bytes: np.ndarray
 
     @classmethod
@@ -129,24 +147,29 @@ class Sums:
             largest[i, i + 1 :] = np.maximum.accumulate(passing[i:])
         return cls(
             np.concatenate([[0], np.cumsum([e is None for e in units])]),
+            running(lambda e: e.forward_s),
             running(lambda e: e.microbatch_s),
             running(lambda e: e.once_s),
             running(lambda e: e.static_bytes),
             running(lambda e: e.residual_bytes),
+            running(lambda e: e.joint_bytes),
             largest,
         )
 
-    def peak_bytes(self, first: int, stop: int, in_flight: int) -> float:
+    def peak_bytes(self, first: int, stop: int, in_flight: int, *, remat: bool) -> float:
         """Bytes on one device that holds ``in_flight`` micro-batches; infinite where a unit has no plan."""
         if self.missing[stop] > self.missing[first]:
             return math.inf
         residual = self.residual_bytes[stop] - self.residual_bytes[first]
+        kept = self.joint_bytes[stop] - self.joint_bytes[first] if remat else residual
         static = self.static_bytes[stop] - self.static_bytes[first]
-        return float(static + in_flight * residual + self.passing_bytes[first, stop])
+        return float(static + residual + (in_flight - 1) * kept + self.passing_bytes[first, stop])
 
-    def cost(self, first: int, stop: int) -> StageCost:
+    def cost(self, first: int, stop: int, *, remat: bool) -> StageCost:
         """What the partition search minimises."""
         microbatch_s = self.microbatch_s[stop] - self.microbatch_s[first]
+        if remat:
+            microbatch_s += self.forward_s[stop] - self.forward_s[first]
         return StageCost(float(max(microbatch_s, 0.0)), float(max(self.once_s[stop] - self.once_s[first], 0.0)))
 
 
@@ -159,28 +182,39 @@ def _loop(step: Step) -> Op:
     return next(op for op in step.graph.ops if op.loop is not None and not op.where.mark)
 
 
-def _residual_bytes(step: Step, info: StageSection, plan: PlanFacts) -> int:
-    """Bytes on one device of what the forward pass makes, or receives, and the backward pass reads."""
+def _residual_bytes(step: Step, info: StageSection, plan: PlanFacts, joints: frozenset[int]) -> tuple[int, int]:
+    """Bytes on one device of what the forward pass makes, or receives, and the backward pass reads.
+
+    Of all, and of what is kept if the rest is computed again: what came in, and what passes between units.
+    """
     loop = _loop(step)
     assert loop.loop is not None
     (body,) = loop.regions
-    layouts: dict[int, Layout] = {}
-    for v in body.inputs[loop.loop.consts + loop.loop.carry :]:
-        layouts[v] = plan.layouts[v]
+    entering = body.inputs[loop.loop.consts + loop.loop.carry :]
+    layouts: dict[int, Layout] = {v: plan.layouts[v] for v in entering}
     kept: set[int] = set()
+    passing = set(entering)
+    needed: set[int] = set()  # by the forward pass
     for op in body.ops:
-        if op.where.mark and int(op.where.mark) in info.backward:
+        mark = int(op.where.mark) if op.where.mark else -1
+        if mark in info.backward:
             kept.update(v for v in op.operands if v in layouts)
-        elif op.loop is not None:
+            continue
+        needed.update(op.operands)
+        if op.loop is not None:
             layouts.update((v, plan.layouts[v]) for v in op.results)
         else:
             strategy = named(op.rule, plan.mesh_shape, plan.ops[op.id])
             assert strategy is not None
             layouts.update(zip(op.results, strategy.results, strict=True))
+        if mark in joints:
+            passing.update(op.results)
     values = step.graph.values
-    return sum(
-        local_size(values[v].shape, layouts[v], plan.mesh_shape) * item_bytes(values[v].dtype) for v in kept
-    )  # fmt: skip
+
+    def bytes_of(ids: set[int]) -> int:
+        return sum(local_size(values[v].shape, layouts[v], plan.mesh_shape) * item_bytes(values[v].dtype) for v in ids)
+
+    return bytes_of(kept), bytes_of(passing & (kept | needed))
 
 
 def _sent_bytes(step: Step, info: StageSection, microbatches: int) -> tuple[int, int]:

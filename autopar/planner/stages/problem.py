@@ -19,6 +19,10 @@ class StagedProblem(Protocol):
     def step(self) -> Step:
         """The user's step."""
 
+    @property
+    def joints(self) -> frozenset[int]:
+        """Ids of the forward ops whose results pass between units."""
+
     def staging(self, begins: tuple[int, ...]) -> Staging:
         """The step cut where its stages begin, as positions among the forward ops."""
 

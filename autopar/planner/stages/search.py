@@ -26,6 +26,7 @@ from autopar.cost import transfer_s
 from autopar.errors import ClusterError, InfeasibleError, OptionError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, Submesh, link_between, place
+from autopar.partition import StageSection
 from autopar.plan import Certificate, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.planner.options import Options
 from autopar.planner.search import plan_step
@@ -39,6 +40,7 @@ from autopar.simulate import Timeline, simulate_schedule
 Progress = Callable[[str], None]
 
 _FILL = {"gpipe": 1.0, "1f1b": 1.0, "zb-h1": 1 / 3}
+_BUDGETS = 3  # how often a stage is planned again in less memory
 _FINALISTS = 6
 _PLANNED = 2
 _HALVES = 8  # so many devices are tried as two halves, too
@@ -52,6 +54,14 @@ class Counts:
 
     asked: int = 0
     solved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a stage is computed: within its share of memory or freely, and with or without rematerialisation."""
+
+    lean: bool
+    remat: bool
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,8 @@ class _Search:
         self.lock = threading.Lock()
         self.known: dict[tuple[tuple[str, int], bool], Estimate | None] = {}
         self.sums: dict[tuple[int, bool], Sums] = {}
+        remats = {"none": (False,), "full": (True,), "auto": (False, True)}[self.options.remat]
+        self.ways = tuple(Way(lean, remat) for remat in remats for lean in (False, True))
         self.planned: dict[tuple[object, ...], Estimate] = {}
 
     # 1. units
@@ -165,7 +177,7 @@ class _Search:
             time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0,
         )  # fmt: skip
         found = self._solved(step, submesh, options)
-        return None if found is None else estimate(step, info, found, self.microbatches)
+        return None if found is None else estimate(step, info, found, self.microbatches, self.problem.joints)
 
     def _solved(self, step: Step, shape: Submesh, options: Options) -> PlanFacts | None:
         """The best plan over the meshes that such a submesh is likely to want."""
@@ -184,16 +196,20 @@ class _Search:
         return self.sums[shape, lean]
 
     def stage(self, first: int, stop: int, shape: int, in_flight: int) -> StageCost | None:
-        """What units cost together on a submesh, if they fit: fast if they fit so, else lean."""
-        lean = self.is_lean(first, stop, shape, in_flight)
-        return None if lean is None else self.table(shape, lean).cost(first, stop)
+        """What units cost together on a submesh, in the fastest way that fits."""
+        way = self.way(first, stop, shape, in_flight)
+        return None if way is None else self.table(shape, way.lean).cost(first, stop, remat=way.remat)
 
-    def is_lean(self, first: int, stop: int, shape: int, in_flight: int) -> bool | None:
-        """Whether units fit together only in their lean plans; None if not even so."""
-        for lean in (False, True):
-            if self.table(shape, lean).peak_bytes(first, stop, in_flight) <= self.memory_bytes:
-                return lean
-        return None
+    def way(self, first: int, stop: int, shape: int, in_flight: int) -> Way | None:
+        """The fastest way of computing units together that fits into memory."""
+        best: tuple[float, Way] | None = None
+        for way in self.ways:
+            table = self.table(shape, way.lean)
+            if table.peak_bytes(first, stop, in_flight, remat=way.remat) <= self.memory_bytes:
+                seconds = table.cost(first, stop, remat=way.remat).microbatch_s
+                if best is None or seconds < best[0]:
+                    best = (seconds, way)
+        return None if best is None else best[1]
 
     # 2. partitions
 
@@ -258,9 +274,10 @@ class _Search:
         estimates = []
         for position, span in enumerate(cut.spans):
             held = min(len(cut.spans) - position, self.microbatches)
-            lean = bool(self.is_lean(span.first, span.stop, span.shape, held))
-            units = [self.unit(i, span.shape, lean) for i in range(span.first, span.stop)]
-            estimates.append(together([e for e in units if e is not None]))
+            way = self.way(span.first, span.stop, span.shape, held)
+            assert way is not None, "the partition search asked for it"
+            units = [self.unit(i, span.shape, way.lean) for i in range(span.first, span.stop)]
+            estimates.append(together([e for e in units if e is not None], remat=way.remat))
         found = self._simulated(cut.spans, tuple(estimates))
         return [] if found is None else [found]
 
@@ -305,24 +322,32 @@ class _Search:
         return self._simulated(rough.spans, found)
 
     def _whole_stage(self, begins: Sequence[int], index: int, span: Span, held: int, shape: Submesh) -> Estimate | None:
+        """A stage planned as a whole within the memory that the micro-batches in flight leave; equal ones once."""
         alike = tuple(u.like for u in self.units[span.first : span.stop])
         key = (alike, span.shape, held, index == 0, index == len(begins) - 1)
         self.counts.asked += 1
-        if key in self.planned:
-            return self.planned[key]
-        step, info = self.problem.stage(begins, index)
+        if key not in self.planned:
+            step, info = self.problem.stage(begins, index)
+            found = [self._fitting(step, info, shape, held, remat) for remat in sorted({w.remat for w in self.ways})]
+            fitting = [e for e in found if e is not None]
+            if not fitting:
+                return None
+            self.planned[key] = min(fitting, key=lambda e: e.microbatch_s)
+        return self.planned[key]
+
+    def _fitting(self, step: Step, info: StageSection, shape: Submesh, held: int, remat: bool) -> Estimate | None:
         budget = float(self.memory_bytes)
-        for _ in range(4):
+        for _ in range(_BUDGETS):
             facts = self._solved(step, shape, dataclasses.replace(self.options, memory_bytes=budget))
             if facts is None:
                 return None
-            whole = estimate(step, info, facts, self.microbatches)
+            whole = estimate(step, info, facts, self.microbatches, self.problem.joints)
+            whole = whole.rematerialised() if remat else whole
             over = whole.peak_with(held) - self.memory_bytes
             if over <= 0:
-                self.planned[key] = whole
                 return whole
             budget = min(budget, whole.peak_bytes) - over
-            if budget <= 0:
+            if budget <= whole.static_bytes / 2:
                 return None
         return None
 
@@ -336,13 +361,13 @@ class _Search:
             stages.append(
                 StageFacts(
                     e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
-                    e.once_s, held[s], e.residual_bytes, e.sends_bytes + e.returns_bytes,
+                    e.once_s, held[s], e.kept_bytes, e.sends_bytes + e.returns_bytes, e.remat,
                 )
             )  # fmt: skip
         step = self.problem.step
         fullest = max(range(len(stages)), key=lambda s: best.estimates[s].peak_with(held[s]))
         memory = dict(best.estimates[fullest].plan.memory)
-        memory["micro-batches in flight"] = (held[fullest] - 1) * best.estimates[fullest].residual_bytes
+        memory["micro-batches in flight"] = (held[fullest] - 1) * best.estimates[fullest].kept_bytes
         busy_s = sum(best.timeline.busy_s) / len(best.timeline.busy_s)
         weights = [len(d) for d in best.devices]
         compute = sum(w * e.plan.compute_s for w, e in zip(weights, best.estimates, strict=True)) / sum(weights)
