@@ -19,7 +19,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -28,89 +27,18 @@ import ray
 from jax.sharding import NamedSharding
 
 from autopar.runtime.arrays import cut, mesh_of, sharding
-from autopar.runtime.boxes import Box
 from autopar.runtime.check import check_instructions
 from autopar.runtime.instructions import Register, instructions
 from autopar.runtime.interpreter import Interpreter, Span, donated
 from autopar.runtime.ray import cluster, links
 from autopar.runtime.ray.links import Link, LinkError
 from autopar.runtime.ray.mail import Mail
-from autopar.runtime.ray.ports import Place, Post, RayPorts, peers
-from autopar.runtime.ray.programs import Parcel, unpack
-from autopar.schedule import Pipeline
+from autopar.runtime.ray.messages import Done, Failure, Hello, Order, Parts, Step, parts_of
+from autopar.runtime.ray.ports import Post, RayPorts, peers
+from autopar.runtime.ray.programs import unpack
 
 _CONNECT_S = 20.0
 _ATTEND_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What went wrong in an actor.
-
-    Attributes:
-      message: one sentence.
-      trace: the actor's traceback.
-      consequence: whether it is only that a peer is gone.
-    """
-
-    message: str
-    trace: str
-    consequence: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """How an actor introduces itself.
-
-    Attributes:
-      host: its host's name.
-      machine: whose process ids it shares.
-      address, port: where it listens.
-      pid: its process.
-    """
-
-    host: str
-    machine: str
-    address: str
-    port: int
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What an actor needs to know about the run. ``programs`` are those of its stages, by stage and name."""
-
-    pipeline: Pipeline
-    place: Place
-    programs: Mapping[tuple[int, str], Parcel]
-
-
-Parts = list[tuple[Box, np.ndarray]]  # of an array that may lie on several hosts: which part, and its values
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What an actor needs for one step.
-
-    Attributes:
-      ticket: number of the request.
-      number: number of the step.
-      feeds: small arguments, by index among ``pipeline.feeds``.
-      begin: the time (``time.time``) when the step began, if it is to be measured.
-    """
-
-    ticket: int
-    number: int
-    feeds: dict[int, np.ndarray]
-    begin: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """An actor's results by index among ``pipeline.fetches`` (on the way: its :data:`Parts`), and what was measured."""
-
-    results: dict[int, Any]
-    spans: list[Span]
 
 
 class Host:
@@ -223,14 +151,16 @@ class Host:
         def run() -> dict[int, Parts]:
             keeps = enumerate(self._pipeline.keeps)
             return {
-                n: _parts(self._interpreter.read(Register(k.stage, k.buffer))) for n, k in keeps if self._mine(k.stage)
+                n: parts_of(self._interpreter.read(Register(k.stage, k.buffer)))
+                for n, k in keeps
+                if self._mine(k.stage)
             }
 
         return self._request(ticket, run)
 
     def _serve(self, driver: Link) -> None:
         """Takes steps until the driver is gone. The connection's own thread waits for a step's results."""
-        with contextlib.suppress(LinkError):
+        with contextlib.suppress(LinkError), contextlib.closing(driver):
             for number in itertools.count():
                 finish = self._step(pickle.loads(driver.receive(number).data), {})
                 driver.send_later(number, functools.partial(_as_parts, finish))
@@ -255,7 +185,7 @@ class Host:
         def finish() -> bytes:
             if isinstance(found, Failure):
                 return pickle.dumps(found)
-            results = self._guard(lambda: {n: _parts(value) for n, value in found.results.items()})
+            results = self._guard(lambda: {n: parts_of(value) for n, value in found.results.items()})
             return pickle.dumps(results if isinstance(results, Failure) else Done(results, found.spans))
 
         return finish
@@ -340,16 +270,3 @@ def _as_parts(finish: Callable[[], bytes]) -> list[np.ndarray]:
 
 def _name(number: int) -> str:
     return f"actor {number}"
-
-
-def _parts(value: Any) -> Parts:
-    """The parts of an array that this actor answers for; waits for them."""
-    if not isinstance(value, jax.Array):
-        value = np.asarray(value)
-        return [(tuple((0, n) for n in value.shape), value)]
-    found = []
-    for shard in value.addressable_shards:
-        if shard.replica_id == 0:
-            bounds = (index.indices(size)[:2] for index, size in zip(shard.index, value.shape, strict=True))
-            found.append((tuple(bounds), np.array(shard.data)))
-    return found

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from autopar.runtime.ray import links
-from autopar.runtime.ray.actor import Done, Hello
 from autopar.runtime.ray.links import Link, LinkError
+from autopar.runtime.ray.messages import Done, Hello
 
 _CONNECT_S = 5.0
 

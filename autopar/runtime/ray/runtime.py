@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 
 from autopar.errors import AutoparError, ClusterError, OptionError, PlanError, StageError
@@ -28,48 +27,17 @@ from autopar.runtime.instructions import Register
 from autopar.runtime.interpreter import Span
 from autopar.runtime.launch import Arguments
 from autopar.runtime.ray import cluster
-from autopar.runtime.ray.actor import Done, Failure, Hello, Host, Order, Step
+from autopar.runtime.ray.actor import Host
+from autopar.runtime.ray.answers import CAUSE_S, gather, is_bad, rank
 from autopar.runtime.ray.control import Control, reach
-from autopar.runtime.ray.links import LinkError
+from autopar.runtime.ray.handle import Handle
+from autopar.runtime.ray.messages import Done, Failure, Hello, Order, Step, join
 from autopar.runtime.ray.ports import Place, peers
 from autopar.runtime.ray.programs import pack
-from autopar.schedule import Buffer, Pipeline
+from autopar.schedule import Pipeline
 
 _START_S = 120.0
-_LOOK_S = 0.5  # how often somebody who waits looks for failures
-_CAUSE_S = 3.0  # how long the consequences of a failure wait for its cause
 _INLINE_BYTES = 1 << 15
-
-
-class Handle:
-    """A result of a step that may not have run yet. ``np.asarray(handle)`` and ``float(handle)`` wait for it.
-
-    Attributes:
-      shape: its shape.
-      dtype: its dtype.
-    """
-
-    def __init__(self, get: Callable[[], np.ndarray], buffer: Buffer):
-        self._get = get
-        self.shape = buffer.shape
-        self.dtype = np.dtype(buffer.dtype)
-
-    def get(self) -> np.ndarray:
-        """The value.
-
-        Raises:
-          StageError: the step failed.
-        """
-        return self._get()
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.asarray(self.get(), dtype)
-
-    def __float__(self) -> float:
-        return float(self.get())
-
-    def __repr__(self) -> str:
-        return f"Handle({self.dtype}{list(self.shape)})"
 
 
 class RayRuntime:
@@ -204,7 +172,7 @@ class RayRuntime:
         ticket = self._ticket()
         found = self._collect([actor.state.remote(ticket) for actor in self._actors], "fetching the state")
         return {
-            keep.result: _join(self._pipeline.stages[keep.stage].buffers[keep.buffer], number, found)
+            keep.result: join(self._pipeline.stages[keep.stage].buffers[keep.buffer], number, found)
             for number, keep in reversed(list(enumerate(self._pipeline.keeps)))
         }
 
@@ -299,7 +267,7 @@ class RayRuntime:
         control = self._control
         assert control is not None
         asked = control.ask(pickle.dumps(step) for step in steps)
-        return lambda: self._checked(control.answers(asked, _CAUSE_S), f"step {steps[0].number}")
+        return lambda: self._checked(control.answers(asked, CAUSE_S), f"step {steps[0].number}")
 
     def _ask_ray(self, steps: Sequence[Step]) -> Callable[[], list[Done]]:
         """Small arguments travel in the call, large ones through the store, once for all workers."""
@@ -315,7 +283,7 @@ class RayRuntime:
             futures.append(actor.step.remote(pickle.dumps(replace(step, feeds=small)), references))
 
         def answers() -> list[Done]:
-            found = self._gather(futures)
+            found = gather(futures)
             loaded = {n: pickle.loads(a) if isinstance(a, bytes) else a for n, a in found.items()}
             return self._checked(loaded, f"step {steps[0].number}")
 
@@ -333,7 +301,7 @@ class RayRuntime:
     def _assemble(self, number: int, request: _Request) -> np.ndarray:
         fetch = self._pipeline.fetches[number]
         buffer = self._pipeline.stages[fetch.stage].buffers[fetch.buffer]
-        return _join(buffer, number, [done.results for done in request.get()])
+        return join(buffer, number, [done.results for done in request.get()])
 
     def _drain(self) -> None:
         while self._flying:
@@ -360,24 +328,12 @@ class RayRuntime:
         Raises:
           StageError: one of them failed or is gone; then all are released.
         """
-        return self._checked(self._gather(futures), doing)
-
-    def _gather(self, futures: Sequence[Any]) -> dict[int, Any]:
-        """Actor -> its answer, or the RayError that took its place; all of them, or what came after a failure."""
-        numbers = {future: n for n, future in enumerate(futures)}
-        found: dict[int, Any] = {}
-        waiting, until = list(futures), math.inf
-        while waiting and time.monotonic() < until:
-            ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LOOK_S)
-            found |= {numbers[future]: answer for future, answer in _answers(ready).items()}
-            if until == math.inf and any(map(_is_bad, found.values())):
-                until = time.monotonic() + _CAUSE_S
-        return found
+        return self._checked(gather(futures), doing)
 
     def _checked(self, answers: Mapping[int, Any], doing: str) -> list[Any]:
         if self._error is not None:
             raise self._error
-        bad = {n: answer for n, answer in answers.items() if _is_bad(answer)}
+        bad = {n: answer for n, answer in answers.items() if is_bad(answer)}
         if not bad:
             return [answers[n] for n in sorted(answers)]
         self._error = self._report(bad, doing)
@@ -386,7 +342,7 @@ class RayRuntime:
 
     def _report(self, bad: Mapping[int, Any], doing: str) -> StageError:
         """The cause among several failures: a process that is gone, else a program that failed, else what there is."""
-        number = min(bad, key=lambda n: (_rank(bad[n]), n))
+        number = min(bad, key=lambda n: (rank(bad[n]), n))
         failure = bad[number]
         where = self._name(number)
         if isinstance(failure, Failure):
@@ -432,35 +388,6 @@ class _Request:
             if flying:
                 flying.popleft()
         return self._found
-
-
-def _answers(futures: Sequence[Any]) -> dict[Any, Any]:
-    """What is ready, errors included. One call for all is the fast way, and fails as a whole."""
-    try:
-        return dict(zip(futures, ray.get(futures), strict=True))
-    except RayError as error:
-        if len(futures) == 1:
-            return {futures[0]: error}
-    return {future: answer for single in futures for future, answer in _answers([single]).items()}
-
-
-def _is_bad(answer: Any) -> bool:
-    return isinstance(answer, Failure | RayError | LinkError)
-
-
-def _rank(failure: Any) -> int:
-    if isinstance(failure, Failure):
-        return 2 if failure.consequence else 1
-    return 0
-
-
-def _join(buffer: Buffer, number: int, answers: Sequence[Mapping[int, Any]]) -> np.ndarray:
-    """An array from the parts that the actors hold."""
-    whole = np.empty(buffer.shape, buffer.dtype)
-    for answer in answers:
-        for box, part in answer.get(number, ()):
-            whole[tuple(slice(start, stop) for start, stop in box)] = part
-    return whole
 
 
 def _devices_per_host(pipeline: Pipeline, hosts: Sequence[int]) -> list[int]:
