@@ -10,6 +10,7 @@ from autopar.api import Executable, Parallelized, Plan, compile, load_plan, para
 from autopar.errors import (
     AutoparError,
     ClusterError,
+    CouplingError,
     InfeasibleError,
     InternalError,
     OptionError,
@@ -30,6 +31,7 @@ __all__ = [
     "AutoparError",
     "Cluster",
     "ClusterError",
+    "CouplingError",
     "Executable",
     "InfeasibleError",
     "InternalError",

@@ -96,6 +96,12 @@ def time_step(step: Step, microbatches: int, *, per_microbatch: bool = False) ->
         whole, local = found
 
 
+def examples_of(step: Step) -> int:
+    """Examples in the batch: the leading dim that most of its arrays have; 0 if there is no batch."""
+    leading = Counter(step.graph.values[step.graph.inputs[i]].shape[0] for i in step.batch)
+    return leading.most_common(1)[0][0] if leading else 0
+
+
 def _cut_inputs(step: Step, microbatches: int) -> dict[int, int]:
     """The inputs that are cut, all along their first dim."""
     graph = step.graph
@@ -105,7 +111,7 @@ def _cut_inputs(step: Step, microbatches: int) -> dict[int, int]:
             f"{microbatches} micro-batches were asked for, but {step.name} has no argument that holds data: every one "
             "comes back updated, is a scalar, or a random key. Give the batch as an argument of its own."
         )
-    (examples, _), *_ = Counter(leading.values()).most_common(1)
+    examples = examples_of(step)
     if examples % microbatches:
         fitting = [n for n in range(1, examples + 1) if examples % n == 0]
         names = ", ".join(graph.values[graph.inputs[i]].name for i, n in leading.items() if n == examples)
