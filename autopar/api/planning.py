@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from autopar.api.plan import Plan
-from autopar.errors import ClusterError, OptionError
+from autopar.errors import ClusterError, OptionError, PlanError
 from autopar.lower import StagedStep, microbatched
 from autopar.mesh import Cluster
+from autopar.partition import examples_of
 from autopar.plan import PlanFacts
 from autopar.planner import Options, plan_stages, plan_step
 from autopar.trace import Traced, trace
@@ -135,6 +137,7 @@ def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Pr
         staged = StagedStep(traced, options.microbatches, per_microbatch=options.per_microbatch)
         facts = plan_stages(staged, cluster, options, say)
     else:
+        _check_shards(traced, cluster, options)
         written = microbatched(traced, options.microbatches, per_microbatch=options.per_microbatch)
         facts = plan_step(written.step, cluster, options, say)
     facts = dataclasses.replace(
@@ -144,6 +147,25 @@ def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Pr
         per_microbatch=options.per_microbatch,
     )
     return Plan.of(facts, traced)
+
+
+def _check_shards(traced: Traced, cluster: Cluster, options: Options) -> None:
+    """Strategy ``data`` in micro-batches gives every device as much of each.
+
+    Raises:
+      PlanError: there are not enough examples; the message says which numbers would do.
+    """
+    examples, count = examples_of(traced.step), options.microbatches
+    devices = math.prod(options.mesh) if options.mesh else cluster.devices
+    if options.strategy != "data" or count == 1 or examples % count or not examples % (count * devices):
+        return
+    fitting = [str(m) for m in range(1, examples // devices + 1) if not examples % (m * devices)]
+    counts = f", microbatches={' or '.join(fitting)}" if fitting else ""
+    raise PlanError(
+        f"strategy 'data' cuts every micro-batch into equal parts for {devices} devices, but a batch of {examples} in "
+        f"{count} micro-batches leaves {examples // count} examples to divide. Use a batch that is a multiple of "
+        f"{count * devices}{counts}, or strategy 'auto', which may divide other dims."
+    )
 
 
 def _numbers(numbers: int | Sequence[int]) -> tuple[int, ...]:

@@ -49,6 +49,10 @@ ClusterName = Annotated[str, typer.Option(help="cpu:8, h100:16x8 (hosts x device
 Strategy = Annotated[str, typer.Option(help="auto, data, fsdp, megatron or expert")]
 Mesh = Annotated[str | None, typer.Option(help="Mesh shape such as 2x4 [default: all are tried]")]
 Memory = Annotated[str | None, typer.Option(help="Budget of one device, such as 8GiB [default: all it has]")]
+Microbatches = Annotated[int, typer.Option(help="Parts of the batch, computed one after the other")]
+PerMicrobatch = Annotated[
+    bool, typer.Option("--per-microbatch", help="Batch statistics over each micro-batch alone, as in GPipe")
+]
 TimeLimit = Annotated[float, typer.Option(help="Seconds for the solver; the best plan so far is kept")]
 Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON")]
 
@@ -61,6 +65,8 @@ def plan_command(
     strategy: Strategy = "auto",
     mesh: Mesh = None,
     memory: Memory = None,
+    microbatches: Microbatches = 1,
+    per_microbatch: PerMicrobatch = False,
     time_limit: TimeLimit = 120.0,
     sizes: Sizes = None,
     save: Annotated[Path | None, typer.Option(metavar="PLAN.json", help="Write the plan to a file")] = None,
@@ -74,9 +80,10 @@ def plan_command(
       autopar plan gpt --preset 2.6b --cluster v100-16gb:8x8 --save plan.json
       autopar plan moe --cluster cpu:8 --strategy expert --mesh 2x4
       autopar plan mlp --cluster cpu:8 --memory 64KiB
+      autopar plan bert --cluster cpu:8 --microbatches 4
     """
     recipe = find_model(model, preset, sizes or ())
-    options = _options(strategy, mesh, memory, time_limit)
+    options = _options(strategy, mesh, memory, time_limit, microbatches, per_microbatch)
     target = Cluster.parse(cluster)
     if save is not None:
         _check_folder(save)
@@ -109,6 +116,8 @@ def train_command(
     strategy: Strategy = "auto",
     mesh: Mesh = None,
     memory: Memory = None,
+    microbatches: Microbatches = 1,
+    per_microbatch: PerMicrobatch = False,
     time_limit: TimeLimit = 120.0,
     sizes: Sizes = None,
     plan_file: Annotated[Path | None, typer.Option("--plan", metavar="PLAN.json", help="Run a saved plan")] = None,
@@ -126,7 +135,7 @@ def train_command(
       autopar train gpt --plan plan.json
     """
     recipe = find_model(model, preset, sizes or ())
-    options = _options(strategy, mesh, memory, time_limit, backend)
+    options = _options(strategy, mesh, memory, time_limit, microbatches, per_microbatch, backend)
     given = load_plan(plan_file) if plan_file is not None else None
     target = Cluster.parse(cluster) if given is None else Cluster.from_dict(given.cluster)
     provide_devices(target)
@@ -197,13 +206,21 @@ def _table(*titles: str) -> Table:
 
 
 def _options(
-    strategy: str, mesh: str | None, memory: str | None, time_limit_s: float, backend: str = "shard_map"
+    strategy: str,
+    mesh: str | None,
+    memory: str | None,
+    time_limit_s: float,
+    microbatches: int,
+    per_microbatch: bool,
+    backend: str = "shard_map",
 ) -> Options:
     return Options(
         strategy=strategy,
         mesh=parse_mesh(mesh),
         memory_bytes=parse_memory(memory),
         time_limit_s=time_limit_s,
+        microbatches=microbatches,
+        per_microbatch=per_microbatch,
         backend=backend,
     )
 

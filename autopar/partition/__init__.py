@@ -3,7 +3,7 @@
 from autopar.partition.loop_stages import forward_ops
 from autopar.partition.section import Section
 from autopar.partition.staging import Crossing, StageSection, Staging, stage_step
-from autopar.partition.timing import AFTER, LOCAL, SAME, Timing, time_step
+from autopar.partition.timing import AFTER, LOCAL, SAME, Timing, examples_of, time_step
 from autopar.partition.units import Unit, find_units, joints
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Staging",
     "Timing",
     "Unit",
+    "examples_of",
     "find_units",
     "forward_ops",
     "joints",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
 
-from autopar.ir import Graph, Op, region_ports
+from autopar.ir import Graph, Op, PortGroup, region_ports
 from autopar.sharding.layout import REPLICATED
 from autopar.sharding.strategy import REPEAT, Action, actions
 
@@ -79,6 +79,7 @@ class _Sinker:
 
     def region(self, op: Op) -> None:
         ports = region_ports(op)
+        self.leaving(op, ports)
         for port in ports:
             inner = _shifted(self.places[port.makes[0][0]], -port.makes[0][1]) if port.makes else _WHOLE
             self.want(*_inside(op, port.reads, inner))
@@ -92,6 +93,18 @@ class _Sinker:
             inner = _shifted(self.places[port.makes[0][0]], -port.makes[0][1]) if port.makes else _WHOLE
             outside = [(v, stacked) for v, stacked in port.reads if v in op.operands]
             self.want([v for v, _ in outside], [_shifted(inner, stacked) for _, stacked in outside])
+
+    def leaving(self, op: Op, ports: Sequence[PortGroup]) -> None:
+        """What leaves a region that runs in the loop anyway leaves in parts, where all its readers want those."""
+        if all(self.places[v] == _WHOLE for v in op.results):
+            return
+        for port in ports:
+            if not port.makes or any(v not in op.results for v, _ in port.makes):
+                continue
+            (v, stacked), *_ = port.makes
+            wants = self.wanted.get(v, set())
+            if len(wants) == 1 and min(wants) >= stacked and self.places[v] == _WHOLE:
+                self.places[v] = min(wants)
 
 
 def _inside(op: Op, reads: Sequence[tuple[int, int]], inner: int) -> tuple[list[int], list[int]]:

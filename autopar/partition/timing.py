@@ -96,6 +96,12 @@ def time_step(step: Step, microbatches: int, *, per_microbatch: bool = False) ->
         whole, local = found
 
 
+def examples_of(step: Step) -> int:
+    """Examples in the batch: the leading dim that most of its arrays have; 0 if there is no batch."""
+    leading = Counter(step.graph.values[step.graph.inputs[i]].shape[0] for i in step.batch)
+    return leading.most_common(1)[0][0] if leading else 0
+
+
 def _cut_inputs(step: Step, microbatches: int) -> dict[int, int]:
     """The inputs that are cut, all along their first dim."""
     graph = step.graph
@@ -105,7 +111,7 @@ def _cut_inputs(step: Step, microbatches: int) -> dict[int, int]:
             f"{microbatches} micro-batches were asked for, but {step.name} has no argument that holds data: every one "
             "comes back updated, is a scalar, or a random key. Give the batch as an argument of its own."
         )
-    (examples, _), *_ = Counter(leading.values()).most_common(1)
+    examples = examples_of(step)
     if examples % microbatches:
         fitting = [n for n in range(1, examples + 1) if examples % n == 0]
         names = ", ".join(graph.values[graph.inputs[i]].name for i, n in leading.items() if n == examples)
@@ -148,6 +154,7 @@ class _Clock:
             for port in region_ports(op)
             for v, _ in port.makes
         }
+        self.readers = Counter(v for op in step.graph.ops for v in op.operands) + Counter(step.graph.outputs)
         self.restart = False
 
     # forward: a placement for every value
@@ -182,7 +189,7 @@ class _Clock:
             late = [v for v, p in zip(op.operands, places, strict=True) if p == LOCAL]
         if late:
             parts = any(p >= 0 for p in places)
-            if self._widens(op):
+            if self._adds_up_later(op):
                 self._in_loop(op, places)
             elif LOCAL in places and op.where.phase != "update":
                 # Each micro-batch's sum goes with its own LOCAL values; sums of both would be something else.
@@ -193,16 +200,24 @@ class _Clock:
             else:
                 self._coupled(op, late)
             return
-        if not self._in_loop(op, places) and not self.restart:
-            self._mixed(op)
+        try:
+            if not self._in_loop(op, places) and not self.restart:
+                self._mixed(op)
+        except CouplingError:
+            if differentiated:
+                raise
+            self._set(op.results, AFTER)  # no part of the backward pass waits for it
 
-    def _widens(self, op: Op) -> bool:
-        """Whether an op only stores a sum with more digits: then it is added up with them, too."""
-        if op.primitive != "convert_element_type" or self.places[op.operands[0]] != SUM:
+    def _adds_up_later(self, op: Op) -> bool:
+        """Whether an op, the only reader of a sum, stores it with more digits, and so is added up with them, or moves
+        it, which may come before that.
+        """
+        if not op.operands or self.places[op.operands[0]] != SUM or self.readers[op.operands[0]] != 1:
             return False
         before, after = self.values[op.operands[0]].dtype, self.values[op.results[0]].dtype
-        readers = sum(op.operands[0] in other.operands for other in self.graph.ops)
-        return readers == 1 and (before, after) in {("bfloat16", "float32"), ("float16", "float32")}
+        if op.primitive == "convert_element_type":
+            return (before, after) in {("bfloat16", "float32"), ("float16", "float32")}
+        return op.primitive in ("reshape", "squeeze", "transpose")
 
     def _in_loop(self, op: Op, places: Sequence[int]) -> bool:
         """Place an op of the loop; False if no action of its rule fits."""

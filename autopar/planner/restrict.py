@@ -16,9 +16,9 @@ expert      batch or expert factors on every axis                   split along 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
-from autopar.ir import Kind
+from autopar.ir import Kind, Step
 from autopar.planner.atoms import Atom, Atoms
 from autopar.planner.menu import Choice
 from autopar.sharding.layout import REPLICATED
@@ -38,9 +38,11 @@ class Restriction:
         self.mesh = atoms.mesh
         graph = atoms.step.graph
         self.state = {graph.inputs[i] for i, _ in atoms.step.state}
-        seeds = ((graph.inputs[i], 0) for i in atoms.step.batch)
-        self.batch = _propagate(atoms, seeds) if strategy != "auto" else set()
-        self.experts = _propagate(atoms, _expert_dims(atoms, self.state)) if strategy == "expert" else set()
+        self.cuts = _cuts(atoms.step)
+        seeds = [(graph.inputs[i], 0) for i in atoms.step.batch]
+        seeds += [(v, 1) for op in graph.ops if op.id in self.cuts for v in op.results]
+        self.batch = _propagate(atoms, seeds, self.cuts) if strategy != "auto" else set()
+        self.experts = _propagate(atoms, _expert_dims(atoms, self.state), self.cuts) if strategy == "expert" else set()
 
     def allowed(self, atom: Atom) -> tuple[int, ...]:
         """Indices of the allowed choices, never empty."""
@@ -66,6 +68,8 @@ class Restriction:
         """Names of the op's factors that carry a tag."""
         op = atom.op
         assert op is not None
+        if op.id in self.cuts:
+            return set()
         sides = (*zip(op.operands, op.rule.operands, strict=True), *zip(op.results, op.rule.results, strict=True))
         return {
             op.rule.factors[dim[0]].name for v, dims in sides for d, dim in enumerate(dims) if dim and (v, d) in tags
@@ -132,13 +136,27 @@ def heavy_work_divided(atoms: Atoms, atom: Atom) -> tuple[int, ...]:
     return tuple(i for i, c in enumerate(atoms.choices(atom)) if c.parallel == most)
 
 
-def _propagate(atoms: Atoms, seeds: Iterable[tuple[int, int]]) -> Tags:
+def _cuts(step: Step) -> frozenset[int]:
+    """The ops that cut the batch into micro-batches: the examples lie along dim 1 of what they make, dim 0 is time."""
+    graph = step.graph
+    batch = {graph.inputs[i] for i in step.batch}
+    if not any(op.where.mark for op in graph.walk()):
+        return frozenset()
+    return frozenset(
+        op.id
+        for op in graph.ops
+        if op.primitive == "reshape" and not op.where.mark and not batch.isdisjoint(op.operands)
+    )
+
+
+def _propagate(atoms: Atoms, seeds: Iterable[tuple[int, int]], cuts: Container[int]) -> Tags:
     """Follow factors from dim to dim through ops and ports until nothing new is found."""
     tags: Tags = {(v, d) for v, d in seeds if d < len(atoms.step.graph.values[v].shape)}
     for _ in range(_SWEEPS):
         before = len(tags)
         for atom in atoms.atoms:
-            _through(atom, tags, atoms)
+            if atom.op is None or atom.op.id not in cuts:
+                _through(atom, tags, atoms)
         if len(tags) == before:
             break
     return tags

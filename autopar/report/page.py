@@ -43,8 +43,16 @@ def _prediction(plan: PlanFacts, cluster: Cluster) -> tuple[str, ...]:
     return (
         f"step    {seconds_text(plan.step_s)}: {split}",
         f"memory  {bytes_text(plan.peak_bytes)} at the peak of each device{share}",
+        *_microbatches(plan),
         *_certificate(plan),
     )
+
+
+def _microbatches(plan: PlanFacts) -> tuple[str, ...]:
+    if plan.microbatches == 1:
+        return ()
+    alone = ("        what couples examples is computed over each alone",) if plan.per_microbatch else ()
+    return (f"batch   in {plan.microbatches} micro-batches, one after the other", *alone)
 
 
 def _certificate(plan: PlanFacts) -> tuple[str, ...]:

@@ -62,6 +62,7 @@ def trace(
       batch_argnums: positions of the arguments that hold the data; by default every argument that is neither
         state (it does not come back updated) nor a random key.
       known: of a step that autopar wrote: names of scopes, beginning with ``source.MARK``, and where their ops stand.
+        Whoever wrote it knows also what its flat arguments are for: the step has neither state nor batch.
 
     Returns:
       The traced step, checked by :func:`autopar.ir.verify`.
@@ -97,9 +98,12 @@ def trace(
     graph = verify(with_phases(without_dead_code(without_repeats(graph))))
 
     donated = _donated(staged)
-    state = tuple(roles.state_pairs(graph, staged.in_tree, staged.out_tree, donated))
-    positions = _dynamic_positions(signature, len(args), batch_argnums)
-    batch = roles.batch_inputs(graph, staged.in_tree, state, positions)
+    state: tuple[tuple[int, int], ...] = ()
+    batch: tuple[int, ...] = ()
+    if known is None:
+        state = tuple(roles.state_pairs(graph, staged.in_tree, staged.out_tree, donated))
+        positions = _dynamic_positions(signature, len(args), batch_argnums)
+        batch = roles.batch_inputs(graph, staged.in_tree, state, positions)
     kept = {op.id for op in graph.walk()}
     return Traced(
         step=Step(graph, state, donated, batch, _name(inner)),

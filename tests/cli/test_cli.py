@@ -81,6 +81,29 @@ def test_train_runs_a_saved_plan_and_compares(capsys, saved):
     assert "synthetic batches" in err and "step 3/3" in err
 
 
+def test_train_in_micro_batches(capsys):
+    command = (
+        "train",
+        "mlp",
+        "--cluster",
+        "cpu:8",
+        "--mesh",
+        "8",
+        "--strategy",
+        "data",
+        "--steps",
+        "2",
+        "--set",
+        "batch_size=64",
+    )
+    _, plain, _ = run(capsys, *command)
+    status, out, _ = run(capsys, *command, "--microbatches", "4")
+    assert status == 0 and "in 4 micro-batches, one after the other" in out
+    assert "The compiled program runs as planned." in out
+    losses = [line for text in (plain, out) for line in text.splitlines() if line.startswith("loss ")]
+    assert len(losses) == 2 and losses[0] == losses[1]
+
+
 def test_train_on_real_text(capsys):
     status, out, err = run(
         capsys, "train", "gpt", "--set", "layers=1", "--mesh", "8", "--strategy", "data", "--steps", "2"
@@ -120,6 +143,9 @@ def test_models(capsys):
         (("plan", "mlp", "--mesh", "3x2"), "has 6 devices, but cluster 'cpu:8' has 8"),
         (("plan", "mlp", "--memory", "lots"), "--memory: 'lots' is not a size in bytes"),
         (("plan", "mlp", "--mesh", "8", "--memory", "1KiB"), "KiB"),
+        (("plan", "mlp", "--microbatches", "0"), "microbatches must be a whole number from 1 up; found 0"),
+        (("plan", "mlp", "--microbatches", "3"), "cannot be cut into 3 equal micro-batches"),
+        (("plan", "convnet", "--microbatches", "2"), "per_microbatch=True"),
         (("plan", "mlp", "--save", "no/such/folder/plan.json"), "there is no folder"),
         (("show", "nowhere.json"), "nowhere.json"),
         (("train", "mlp", "--cluster", "cpu:16", "--mesh", "16"), "jax sees 8 cpu devices"),

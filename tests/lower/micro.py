@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from autopar.ir import Op
+from autopar.ir import Graph, Op
 from autopar.lower import microbatched
 from autopar.lower.emit import emit, whole_section
 from autopar.partition import time_step
@@ -56,8 +56,8 @@ def exact(step: Callable[..., Any], *args: Any, counts: Sequence[int] = (1, 4), 
         agree(results(step, args, count), expected, tolerance)
 
 
-def loop_of(traced: Traced, count: int) -> Op:
+def loop_of(graph: Graph, count: int) -> Op:
     """The loop over micro-batches."""
-    loops = [op for op in traced.step.graph.ops if op.loop is not None and op.loop.kind == "scan"]
+    loops = [op for op in graph.ops if op.loop is not None and op.loop.kind == "scan"]
     (loop,) = [op for op in loops if op.loop.length == count and not op.where.mark]
     return loop

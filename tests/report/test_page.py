@@ -56,6 +56,15 @@ def test_every_byte_and_second_is_accounted_for():
     assert _row(text, "layers[*].w1").split()[1:3] == ["x12", "f32[64,256]"]
 
 
+def test_the_page_says_in_how_many_micro_batches():
+    def said(**changes):
+        return [line.strip() for line in plan_text(decoder(12, **changes)).splitlines() if "micro-batch" in line]
+
+    assert said() == []
+    assert said(microbatches=4) == ["batch   in 4 micro-batches, one after the other"]
+    assert "is computed over each alone" in plan_text(decoder(12, microbatches=4, per_microbatch=True))
+
+
 def _row(text, word):
     return next(line for line in text.splitlines() if word in line)
 
