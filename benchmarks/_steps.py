@@ -3,6 +3,7 @@
 Every dim that one may want to split divides by 8.
 """
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,18 @@ def _flavour(name: str, **sizes: int) -> Callable[[], TrainingStep]:
     return build
 
 
+def _overflowing() -> TrainingStep:
+    """A first scale that no gradient survives, so that the first step is skipped and the others are not."""
+    training = _model("mlp", loss_scaling=True)()
+    state = training.state
+    scale = state.loss_scale._replace(scale=np.float64(np.inf))
+    return dataclasses.replace(training, state=state._replace(loss_scale=scale))
+
+
 _GPT = {"hidden": 32, "layers": 1, "heads": 8, "sequence": 16, "vocab": 64}
+_DEEP = _GPT | {"layers": 4}
+_SPEECH = {"hidden": 32, "frames": 8, "features": 8, "channels": 8, "classes": 8, "kernel": 3}
+_PAIRS = {"hidden": 32, "layers": 2, "decoder_layers": 2, "heads": 8, "source": 16, "target": 8, "vocab": 64}
 _FLAVOUR = {"BATCH": 16, "SEQUENCE": 16, "VOCAB": 64, "HIDDEN": 32, "LAYERS": 1}
 
 STEPS: dict[str, Callable[[], TrainingStep]] = {
@@ -65,8 +77,7 @@ STEPS: dict[str, Callable[[], TrainingStep]] = {
     "bert": _model("bert", **_GPT),
     "moe": _model("moe", **_GPT, group=16, experts=8),
     "convnet": _model("convnet", blocks=(1,), image=8, filters=8, classes=8),
-    "conformer": _model("conformer", hidden=32, layers=1, frames=8, features=8, channels=8, classes=8, kernel=3,
-                        norm="batch"),
+    "conformer": _model("conformer", **_SPEECH, layers=1, norm="batch"),
     "gpt-scan": _model("gpt-scan", **(_GPT | {"layers": 2})),
     "gpt-plain": _flavour("plain", **_FLAVOUR),
     "gpt-linen": _flavour("linen", **_FLAVOUR),
@@ -74,6 +85,17 @@ STEPS: dict[str, Callable[[], TrainingStep]] = {
     "gpt-equinox": _flavour("equinox", **_FLAVOUR),
     "mlp-adafactor": _model("mlp", optimizer="adafactor"),
     "gpt-adafactor": _model("gpt", **_GPT, optimizer="adafactor"),
+    # Four layers and more, for pipelines.
+    "gpt-4": _model("gpt", **_DEEP, dropout=0.0),
+    "gpt-dropout": _model("gpt", **_DEEP),
+    "gpt-scan-4": _model("gpt-scan", **_DEEP, dropout=0.0),
+    "gpt-scan-dropout": _model("gpt-scan", **_DEEP),
+    "moe-4": _model("moe", **_DEEP, group=16, experts=8),
+    "conformer-layer": _model("conformer", **_SPEECH, layers=4, norm="layer"),
+    "seq2seq": _model("seq2seq", **_PAIRS),
+    "seq2seq-untied": _model("seq2seq", **_PAIRS, tied=False),
+    "seq2seq-frozen": _model("seq2seq", **_PAIRS, tied=False, frozen="encoder"),
+    "mlp-lossscale": _overflowing,
 }  # fmt: skip
 
 

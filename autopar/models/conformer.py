@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from autopar.models import layers as L
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe, unknown
 
 NORMS = ("batch", "layer")
@@ -202,17 +203,11 @@ class Conformer(nnx.Module):
         x = features.astype(self.compute_dtype)[..., None]
         x = jax.nn.relu(self.subsample2(jax.nn.relu(self.subsample1(x))))
         x = self.project(x.reshape(*x.shape[:2], -1))
-        distances = sinusoids(x.shape[1], self.hidden, self.param_dtype).astype(self.compute_dtype)
+        distances = jnp.arange(x.shape[1] - 1, -x.shape[1], -1, dtype=self.param_dtype)
+        distances = L.sinusoids(distances, self.hidden).astype(self.compute_dtype)
         for layer in self.layers:
             x = layer(x, distances)
         return self.head(x).astype(self.param_dtype)
-
-
-def sinusoids(frames: int, hidden: int, dtype: np.dtype) -> jax.Array:
-    """Sines and cosines of the distances frames - 1 down to -(frames - 1): [2 frames - 1, hidden]."""
-    distance = jnp.arange(frames - 1, -frames, -1, dtype=dtype)
-    angle = distance[:, None] * 10_000.0 ** (-jnp.arange(0, hidden, 2, dtype=dtype) / hidden)
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 def make(family: Family, preset: str, c: ConformerConfig) -> Recipe:

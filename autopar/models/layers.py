@@ -3,6 +3,7 @@
 Names of dims in comments: b batch, s and t sequence, d hidden, h heads, k head size, f feed-forward, v vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,19 +47,38 @@ def attention_init(key: jax.Array, hidden: int, heads: int, dtype: np.dtype, out
     }
 
 
-def causal_attention(p: Params, x: jax.Array) -> jax.Array:
-    """Multi-head attention of each position to itself and those before it: [b, s, d] -> [b, s, d]."""
+def attention(p: Params, x: jax.Array, memory: jax.Array, visible: jax.Array) -> jax.Array:
+    """Multi-head attention of each position of `x` to those of `memory`.
+
+    Args:
+        p: what `attention_init` returns.
+        x: [b, s, d], the positions that ask.
+        memory: [b, t, d], the positions that answer: `x` itself, or an encoder's output.
+        visible: booleans that broadcast to [b, h, s, t]; each position must see one at least.
+
+    Returns:
+        [b, s, d].
+    """
     p = jax.tree.map(lambda w: w.astype(x.dtype), p)
     q = jnp.einsum("bsd,dhk->bshk", x, p["wq"]) + p["bq"]
-    k = jnp.einsum("bsd,dhk->bshk", x, p["wk"])
-    v = jnp.einsum("bsd,dhk->bshk", x, p["wv"]) + p["bv"]
+    k = jnp.einsum("btd,dhk->bthk", memory, p["wk"])
+    v = jnp.einsum("btd,dhk->bthk", memory, p["wv"]) + p["bv"]
     scores = jnp.einsum("bshk,bthk->bhst", q, k) * q.shape[-1] ** -0.5
-    position = jnp.arange(x.shape[1])
-    causal = position[:, None] >= position[None, :]
-    scores = jnp.where(causal, scores.astype(jnp.promote_types(x.dtype, jnp.float32)), MASKED)
+    scores = jnp.where(visible, scores.astype(jnp.promote_types(x.dtype, jnp.float32)), MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
     mixed = jnp.einsum("bhst,bthk->bshk", weights, v)
     return jnp.einsum("bshk,hkd->bsd", mixed, p["wo"]) + p["bo"]
+
+
+def causal(sequence: int) -> jax.Array:
+    """Which positions each one sees, [s, s]: itself and those before it."""
+    position = jnp.arange(sequence)
+    return position[:, None] >= position[None, :]
+
+
+def causal_attention(p: Params, x: jax.Array) -> jax.Array:
+    """Attention of each position to itself and those before it: [b, s, d] -> [b, s, d]."""
+    return attention(p, x, x, causal(x.shape[1]))
 
 
 def mlp_init(key: jax.Array, hidden: int, ffn: int, dtype: np.dtype, out_std: float) -> Params:
@@ -72,10 +92,17 @@ def mlp_init(key: jax.Array, hidden: int, ffn: int, dtype: np.dtype, out_std: fl
     }
 
 
-def mlp(p: Params, x: jax.Array) -> jax.Array:
-    """Dense, GELU, dense: [..., d] -> [..., f] -> [..., d]."""
+def mlp(p: Params, x: jax.Array, activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu) -> jax.Array:
+    """Dense, activation, dense: [..., d] -> [..., f] -> [..., d]."""
     p = jax.tree.map(lambda w: w.astype(x.dtype), p)
-    return jax.nn.gelu(x @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+    return activation(x @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+
+
+def sinusoids(positions: jax.Array, hidden: int) -> jax.Array:
+    """Sines, then cosines, of falling frequencies (Vaswani et al. 2017, section 3.5): [n] -> [n, d]."""
+    frequency = 10_000.0 ** (-jnp.arange(0, hidden, 2, dtype=positions.dtype) / hidden)
+    angle = positions[:, None] * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 def dropout(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
@@ -97,5 +124,23 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
         A scalar, in nats per position.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return smoothed_cross_entropy(logits, targets, 0.0).mean()
+
+
+def smoothed_cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float) -> jax.Array:
+    """Cross entropy with targets of which a share is spread evenly over the vocabulary (Szegedy et al. 2015).
+
+    Args:
+        logits: [..., v].
+        targets: [...] integers in [0, v).
+        smoothing: that share, in [0, 1).
+
+    Returns:
+        [...], in nats.
+    """
     one_hot = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
-    return (jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * one_hot, axis=-1)).mean()
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    if not smoothing:
+        return normaliser - jnp.sum(logits * one_hot, axis=-1)
+    wanted = (1.0 - smoothing) * one_hot + smoothing / logits.shape[-1]
+    return normaliser - jnp.sum(logits * wanted, axis=-1)

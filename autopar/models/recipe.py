@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from autopar.models.update import LossScale, all_finite, first_scale, next_scale, optimizer, update, update_if
 
 Pytree = Any
 Batch = Any
@@ -32,6 +34,7 @@ class State(NamedTuple):
         opt_state: the optax state for `params`.
         key: the random key that dropout draws from; None in a model without dropout.
         stats: arrays that change without gradients (batch norm's running statistics); None if there are none.
+        loss_scale: what the loss is multiplied by; None without `Config.loss_scaling`.
     """
 
     step: jax.Array
@@ -39,6 +42,7 @@ class State(NamedTuple):
     opt_state: Pytree
     key: jax.Array | None = None
     stats: Pytree = None
+    loss_scale: LossScale | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +55,15 @@ class Config:
             "bfloat16" means the usual mixed precision.
         optimizer: "adamw" or "adafactor".
         learning_rate: constant step size.
+        loss_scaling: multiply the loss by a scale that adapts itself, and skip the steps whose gradients overflow:
+            what "float16" needs.
     """
 
     batch_size: int = 16
     dtype: str = "float32"
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
+    loss_scaling: bool = False
 
     @property
     def compute_dtype(self) -> np.dtype:
@@ -179,19 +186,6 @@ def check_config(family: str, config: Config) -> None:
             raise ValueError(f"{family}: {field.name} must be at least 1, got {value}")
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW or Adafactor, after clipping by the global norm.
-
-    Adafactor (Shazeer & Stern 2018) keeps a row and a column of second moments for each matrix. optax does so
-    only from 128 rows and columns; here it is from 8, so that the toy presets have factored state too.
-    """
-    if config.optimizer == "adafactor":
-        inner = optax.adafactor(config.learning_rate, min_dim_size_to_factor=8)
-    else:
-        inner = optax.adamw(config.learning_rate, b1=0.9, b2=0.95, weight_decay=0.01)
-    return optax.chain(optax.clip_by_global_norm(1.0), inner)
-
-
 def make_recipe(
     family: Family,
     preset: str,
@@ -202,6 +196,7 @@ def make_recipe(
     batch: Callable[[int], Batch],
     batch_spec: Batch,
     dropout: bool = False,
+    frozen: Collection[str] = (),
 ) -> Recipe:
     """Joins a model's init and loss to the optimizer: the one training step of the whole zoo.
 
@@ -214,11 +209,12 @@ def make_recipe(
         batch: seed -> batch.
         batch_spec: the batch's shapes and dtypes.
         dropout: whether the state carries a random key, split at each step.
+        frozen: top-level names of parameters that are not trained (the loss stops their gradients).
 
     Returns:
         The recipe.
     """
-    tx = optimizer(config)
+    tx = optimizer(config.optimizer, config.learning_rate, frozen)
 
     def init_state(key: jax.Array) -> State:
         params_key, dropout_key = jax.random.split(key)
@@ -229,17 +225,36 @@ def make_recipe(
             opt_state=tx.init(params),
             key=dropout_key if dropout else None,
             stats=stats,
+            loss_scale=first_scale(config.param_dtype) if config.loss_scaling else None,
         )
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key, dropout_key = (None, None) if state.key is None else jax.random.split(state.key)
+        if state.loss_scale is not None:
+            return scaled_step(state._replace(key=key), batch, dropout_key, state.loss_scale)
         (value, (metrics, stats)), grads = jax.value_and_grad(loss, has_aux=True)(
             state.params, batch, dropout_key, state.stats
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, opt_state = update(tx, grads, state.opt_state, state.params)
         new_state = State(step=state.step + 1, params=params, opt_state=opt_state, key=key, stats=stats)
         return new_state, {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
+
+    def scaled_step(state: State, batch: Batch, dropout_key: jax.Array | None, now: LossScale) -> tuple[State, Metrics]:
+        def scaled_loss(params: Pytree) -> tuple[jax.Array, tuple[jax.Array, Metrics, Pytree]]:
+            value, (metrics, stats) = loss(params, batch, dropout_key, state.stats)
+            return value * now.scale, (value, metrics, stats)
+
+        grads, (value, metrics, stats) = jax.grad(scaled_loss, has_aux=True)(state.params)
+        grads = jax.tree.map(lambda g: g / now.scale, grads)
+        finite = all_finite(grads)
+        params, opt_state = update_if(finite, tx, grads, state.opt_state, state.params)
+        scale = next_scale(now, finite)
+        new_state = State(
+            step=state.step + 1, params=params, opt_state=opt_state, key=state.key, stats=stats, loss_scale=scale
+        )
+        # A skipped step has no gradient to speak of.
+        norm = jnp.where(finite, optax.tree.norm(grads), 0.0)
+        return new_state, {"loss": value, "grad_norm": norm, "loss_scale": scale.scale, **metrics}
 
     return Recipe(
         name=f"{family.name}:{preset}",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from autopar.models import bert, conformer, gpt, llama, mlp, moe, resnet
+from autopar.models import bert, conformer, gpt, llama, mlp, moe, resnet, seq2seq
 from autopar.models.recipe import Family, Recipe, unknown
 
 _FAMILIES = (
@@ -11,6 +11,7 @@ _FAMILIES = (
     gpt.SCANNED,
     bert.FAMILY,
     moe.FAMILY,
+    seq2seq.FAMILY,
     llama.FAMILY,
     resnet.CONVNET,
     resnet.WIDE,
