@@ -7,22 +7,27 @@ from autopar.lower.emit import microbatched
 from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
 from autopar.lower.program import spmd_program
 from autopar.lower.specs import device_mesh, enough_devices, partition_spec, shardings
+from autopar.lower.unstack import Unstacked, cut_parts, join_parts, unstacked
 
 __all__ = [
     "Audit",
     "AuditRow",
     "HloCollective",
     "Memory",
+    "Unstacked",
     "audit",
     "compiled",
     "constrained_program",
+    "cut_parts",
     "device_mesh",
     "enough_devices",
     "hlo_collectives",
+    "join_parts",
     "memory",
     "memory_shortfall",
     "microbatched",
     "partition_spec",
     "shardings",
     "spmd_program",
+    "unstacked",
 ]
