@@ -7,28 +7,20 @@ that stages can be cut between chunks as between layers that were written out.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from autopar.errors import PlanError
-from autopar.ir import Op
-from autopar.lower.evaluate import Decisions, Evaluator, Scope
-from autopar.lower.localize import Axes, localize
-from autopar.partition.depth import PICK, Depth, Part, cut_depth
-from autopar.partition.timing import SAME
-from autopar.sharding.layout import MAX, MIN, SUM, Layout
-from autopar.sharding.strategy import REPEAT, Strategy
+from autopar.lower.chunks import WHOLE, Chunks
+from autopar.lower.evaluate import Scope
+from autopar.partition import Depth, Part, cut_depth
+from autopar.sharding.layout import Layout
 from autopar.trace import MARK, Traced, trace
 
 Array = Any
-Parts = Any  # an array that is the same for all chunks, or a tuple of one part per chunk
-
-_WHOLE: Layout = (SAME,)
-_ADD: Mapping[int, Callable[[Array, Array], Array]] = {SUM: jnp.add, MAX: jnp.maximum, MIN: jnp.minimum}
 
 
 @dataclass(frozen=True)
@@ -66,11 +58,12 @@ def unstacked(traced: Traced, chunks: int) -> Unstacked:
         graph = traced.step.graph
         return Unstacked(traced, 1, *(tuple(map(Part, range(len(ids)))) for ids in (graph.inputs, graph.outputs)))
     depth = cut_depth(traced.step, chunks)
-    writer = _Writer(traced, depth)
     graph = traced.step.graph
     known = {f"{MARK}{op.id}": op.where for op in graph.walk()}
     avals = [traced.avals[v] for v in graph.inputs]
-    written = trace(writer.run, [_shape(avals[p.index], p) for p in depth.inputs], known=known)
+    written = trace(
+        functools.partial(_run, traced, depth), [_shape(avals[p.index], p) for p in depth.inputs], known=known
+    )
     paths = tuple(_name(traced.in_paths[p.index], p) for p in depth.inputs)
     values = dict(written.step.graph.values)
     for v, path in zip(written.step.graph.inputs, paths, strict=True):
@@ -136,146 +129,21 @@ def _by_index(parts: Sequence[Part]) -> dict[int, list[int]]:
     return found
 
 
-class _Writer(Evaluator):
-    """Evaluates ops on all chunks, one after the other. Where an evaluator holds an array, this holds ``Parts``."""
-
-    def __init__(self, traced: Traced, depth: Depth) -> None:
-        found = {op.id: (depth.actions.get(op.id, REPEAT),) for op in traced.step.graph.walk()}
-        layouts = {v: (place,) for v, place in depth.places.items()}
-        axes = [Axes(("depth",), (depth.chunks,), (k,)) for k in range(depth.chunks)]
-        super().__init__(traced, Decisions(found, layouts, {}, {}), axes[0])
-        self.depth = depth
-        self.each = axes
-
-    def run(self, *arrays: Array) -> tuple[Array, ...]:
-        """The rewritten step: flat arguments to flat results."""
-        graph = self.traced.step.graph
-        scope = Scope()
-        given: dict[int, list[Array]] = {}
-        for part, array in zip(self.depth.inputs, arrays, strict=True):
-            given.setdefault(graph.inputs[part.index], []).append(array)
-        self.bind(scope, list(given), [x[0] if self._place(v) < 0 else tuple(x) for v, x in given.items()])
-        self.bind(scope, list(self.traced.constants), list(self.traced.constants.values()))
-        self.ops(graph.ops, scope)
-        leaving: dict[int, Layout] = {p.index: (SAME if p.start is None else p.dim,) for p in self.depth.outputs}
-        found = self.leave(scope, graph.outputs, [leaving[o] for o in range(len(graph.outputs))], None)
-        return tuple(jax.tree.leaves(found))
-
-    def _place(self, v: int) -> int:
-        return self.depth.places[v]
-
-    def name(self, op: Op) -> str:
-        """Ops stand where the user's op stands."""
-        return f"{MARK}{op.id}"
-
-    def ops(self, ops: Iterable[Op], scope: Scope) -> None:
-        """Evaluate ops in order; what they make is put into ``scope``."""
-        for op in ops:
-            if op.id in self.depth.chains:
-                with jax.named_scope(self.name(op)):
-                    self._chain(op, scope)
-            else:
-                super().ops([op], scope)
-
-    def read(self, scope: Scope, v: int, layout: Layout, *, late: bool = False) -> Parts:
-        """The value whole, as a tuple of parts, or as addends to be summed."""
-        if self.values[v].literal:
-            whole = self.traced.literals[v]
-            return self._addends(jnp.asarray(whole)) if layout == (SUM,) else whole
-        found = scope.get(v, False, layout)
-        if found is not None:
-            return found
-        made = (self._place(v),)
-        (dim,), here = layout, scope.get(v, False, made)
-        if here is None:
-            raise PlanError(f"value {v} is read before it is made: the step is not the one that was cut.")
-        whole = here if made == _WHOLE else jnp.concatenate(here, axis=made[0])
-        found = whole if dim == SAME else self._addends(whole) if dim == SUM else self._slices(whole, dim)
-        scope.put(v, layout, found)
-        return found
-
-    def _slices(self, whole: Array, dim: int) -> tuple[Array, ...]:
-        size = whole.shape[dim] // self.depth.chunks
-        return tuple(
-            jax.lax.slice_in_dim(whole, k * size, (k + 1) * size, axis=dim) for k in range(self.depth.chunks)
-        )  # fmt: skip
-
-    def _addends(self, whole: Array) -> tuple[Array, ...]:
-        """The first chunk adds all of it."""
-        return (whole, *(jnp.zeros_like(whole) for _ in self.each[1:]))
-
-    def _array(self, v: int, found: Parts) -> Parts:
-        return found if isinstance(found, tuple) else super()._array(v, found)
-
-    def _op(self, op: Op, scope: Scope) -> None:
-        action = self.depth.actions.get(op.id, REPEAT)
-        if action == PICK:
-            self._pick(op, scope)
-            return
-        strategy = self._strategy(op)
-        operands = [self.read(scope, v, x) for v, x in zip(op.operands, strategy.operands, strict=True)]
-        chunks = self.each[:1] if action == REPEAT else self.each
-        made = [self._localized(op, strategy, axes, operands) for axes in chunks]
-        for v, (place,), *parts in zip(op.results, strategy.results, *made, strict=True):
-            if place >= 0:
-                scope.put(v, (place,), tuple(parts))
-            else:
-                add = _ADD.get(place)
-                scope.put(v, _WHOLE, functools.reduce(add, parts) if add else parts[0])
-
-    def _localized(self, op: Op, strategy: Strategy, axes: Axes, operands: Sequence[Parts]) -> list[Array]:
-        assert axes.positions is not None
-        (k,) = axes.positions
-        mine = [x[k] if isinstance(x, tuple) else x for x in operands]
-        shapes = (
-            tuple(self.values[v].shape for v in op.operands),
-            tuple(self.values[v].shape for v in op.results),
-        )
-        return localize(op, self.traced.equations[op.id], strategy, axes, shapes, mine)
-
-    def _pick(self, op: Op, scope: Scope) -> None:
-        """A slice along the cut dim, from the parts that it overlaps."""
-        (v,), (result,) = op.operands, op.results
-        place = self._place(v)
-        params = self.traced.equations[op.id].params
-        starts, limits = list(params["start_indices"]), list(params["limit_indices"])
-        strides = list(params["strides"] or (1,) * len(starts))
-        start, limit, stride = starts[place], limits[place], strides[place]
-        found = []
-        for k, part in enumerate(self.read(scope, v, (place,))):
-            size = part.shape[place]
-            first = max(start, k * size + (start - k * size) % stride) - k * size
-            last = min(limit - k * size, size)
-            if first < last:
-                starts[place], limits[place] = first, last
-                found.append(jax.lax.slice(part, starts, limits, strides))
-        scope.put(result, _WHOLE, jnp.concatenate(found, axis=place) if len(found) > 1 else found[0])
-
-    def _chain(self, op: Op, scope: Scope) -> None:
-        """A scan in chunks: what it carries goes from one to the next, in the order in which it runs."""
-        loop, (body,) = op.loop, op.regions
-        assert loop is not None
-        params = self.traced.equations[op.id].params
-        reverse, length = bool(params.get("reverse", False)), loop.length // self.depth.chunks
-        consts = [self.read(scope, v, _WHOLE) for v in op.operands[: loop.consts]]
-        start = op.operands[loop.consts : loop.consts + loop.carry]
-        carry = self.leave(scope, start, [_WHOLE] * loop.carry, op)
-        stacks = [self.read(scope, v, (0,)) for v in op.operands[loop.consts + loop.carry :]]
-
-        def step(carry: Sequence[Array], xs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-            inner = Scope(scope)
-            self.bind(inner, body.inputs, (*consts, *carry, *xs))
-            self.ops(body.ops, inner)
-            out = self.leave(inner, body.outputs, [_WHOLE] * len(body.outputs), op)
-            return out[: loop.carry], out[loop.carry :]
-
-        made: dict[int, Sequence[Array]] = {}
-        for k in range(self.depth.chunks)[:: -1 if reverse else 1]:
-            unroll = max(min(int(params.get("unroll", 1)), length), 1)
-            xs = [parts[k] for parts in stacks]
-            carry, made[k] = jax.lax.scan(step, carry, xs, length=length, reverse=reverse, unroll=unroll)
-        ys = zip(*(made[k] for k in range(self.depth.chunks)), strict=True)
-        self.bind(scope, op.results, (*carry, *map(tuple, ys)))
+def _run(traced: Traced, depth: Depth, *arrays: Array) -> tuple[Array, ...]:
+    """The rewritten step: flat arguments to flat results."""
+    graph = traced.step.graph
+    evaluator, scope = Chunks(traced, depth), Scope()
+    given: dict[int, list[Array]] = {}
+    for part, array in zip(depth.inputs, arrays, strict=True):
+        given.setdefault(graph.inputs[part.index], []).append(array)
+    for v, parts in given.items():
+        whole = depth.places[v] < 0
+        evaluator.bind(scope, [v], parts if whole else [tuple(parts)])
+    evaluator.bind(scope, list(traced.constants), list(traced.constants.values()))
+    evaluator.ops(graph.ops, scope)
+    layouts: dict[int, Layout] = {p.index: WHOLE if p.start is None else (p.dim,) for p in depth.outputs}
+    found = evaluator.leave(scope, graph.outputs, [layouts[o] for o in range(len(graph.outputs))], None)
+    return tuple(jax.tree.leaves(found))
 
 
 __all__ = ["Unstacked", "cut_parts", "join_parts", "unstacked"]

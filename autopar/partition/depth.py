@@ -22,13 +22,11 @@ from dataclasses import dataclass, field
 
 from autopar.errors import PlanError
 from autopar.ir import Kind, Op, Step, region_ports
+from autopar.partition.apart import PICK, outer_reads, shift, stays_apart
 from autopar.partition.stacks import check_chunks, find_stacks
 from autopar.partition.timing import SAME
 from autopar.sharding.layout import SUM
 from autopar.sharding.strategy import Action, actions, named
-
-PICK = "pick"
-"""The action of a ``slice`` along the cut dim: it reads only the parts that it overlaps. Its result is the same."""
 
 _KEEPS_VALUES = frozenset({"convert_element_type", "copy", "optimization_barrier", "reshape", "transpose"})
 
@@ -58,6 +56,7 @@ class Depth:
       places: value id -> placement, for values of regions too.
       actions: op id -> action along the depth axis; ops that are not here run whole.
       chains: op ids of the scans that are cut.
+      apart: op ids of other regions in which chunks never meet: every chunk can have one of its own.
       inputs, outputs: of the rewritten step, in order.
     """
 
@@ -65,6 +64,7 @@ class Depth:
     places: Mapping[int, int] = field(repr=False)
     actions: Mapping[int, str] = field(repr=False)
     chains: frozenset[int]
+    apart: frozenset[int]
     inputs: tuple[Part, ...] = field(repr=False)
     outputs: tuple[Part, ...] = field(repr=False)
 
@@ -183,12 +183,12 @@ class _Cutter:
         while True:
             before = list(held)
             for k, port in enumerate(ports):
-                self.places.update((v, _shift(held[k], stacked)) for v, stacked in port.makes)
+                self.places.update((v, shift(held[k], stacked)) for v, stacked in port.makes)
             for region in op.regions:
                 for inner in region.ops:
                     self._place(inner)
             for k, port in enumerate(ports):
-                found = {_shift(self.places[v], -stacked) for v, stacked in port.reads} - {SAME}
+                found = {shift(self.places[v], -stacked) for v, stacked in port.reads} - {SAME}
                 if len(found) > 1 or not port.makes:
                     mixed.add(k)
                 held[k] = SAME if k in mixed or not found else found.pop()
@@ -218,7 +218,8 @@ class _Cutter:
             self._want(None, [v], [place])
         for op in reversed(self.graph.ops):
             if op.loop is not None:
-                self._want(op, *self._wanted_by(op))
+                for v, place in self._outer_reads(op):
+                    self._want(op, [v], [place])
             elif self.actions.get(op.id) == PICK:
                 self._want(op, op.operands, [self.places[op.operands[0]]])
             elif op.id in self.actions:
@@ -238,20 +239,13 @@ class _Cutter:
             self.places.update(zip(op.results, results, strict=True))
         self._want(op, op.operands, same if action is None else action.operands)
 
-    def _wanted_by(self, op: Op) -> tuple[list[int], list[int]]:
-        """What a region op reads from outside, and in which placement."""
+    def _outer_reads(self, op: Op) -> list[tuple[int, int]]:
         loop = op.loop
         assert loop is not None
+        whole = loop.consts + loop.carry
         if op.id in self.chains:
-            whole = loop.consts + loop.carry
-            return list(op.operands), [SAME] * whole + [0] * (len(op.operands) - whole)
-        found = [
-            (v, _shift(_shift(self.places[port.makes[0][0]], -port.makes[0][1]), stacked) if port.makes else SAME)
-            for port in region_ports(op)
-            for v, stacked in port.reads
-            if v in op.operands
-        ]
-        return [v for v, _ in found], [p for _, p in found]
+            return [(v, SAME if k < whole else 0) for k, v in enumerate(op.operands)]
+        return outer_reads(op, self.places)
 
     def _want(self, op: Op | None, ids: Iterable[int], places: Iterable[int]) -> None:
         for v, place in zip(ids, places, strict=True):
@@ -292,14 +286,13 @@ class _Cutter:
     def depth(self) -> Depth:
         inputs = [part for i, v in enumerate(self.graph.inputs) for part in self._parts(i, v, self.places[v])]
         outputs = [part for o, (v, place) in enumerate(self._leaving()) for part in self._parts(o, v, place)]
-        return Depth(self.chunks, self.places, self.actions, frozenset(self.chains), tuple(inputs), tuple(outputs))
+        regions = [op for op in self.graph.ops if op.loop is not None and op.id not in self.chains]
+        apart = frozenset(op.id for op in regions if stays_apart(op, self.places, self.actions, self.chains))
+        chains = frozenset(self.chains)
+        return Depth(self.chunks, self.places, self.actions, chains, apart, tuple(inputs), tuple(outputs))
 
     def _parts(self, index: int, v: int, place: int) -> list[Part]:
         if place < 0:
             return [Part(index)]
         size = self.values[v].shape[place] // self.chunks
         return [Part(index, k * size, (k + 1) * size, place) for k in range(self.chunks)]
-
-
-def _shift(place: int, by: int) -> int:
-    return place + by if place >= 0 else place

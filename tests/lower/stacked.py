@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from autopar.lower import cut_parts, join_parts, unstacked
+from autopar.lower import Unstacked, cut_parts, join_parts
 from autopar.trace import Traced, trace
 from tests.trace.oracle import evaluate
 
@@ -25,9 +26,15 @@ class Case:
     state: Any
     batch: Callable[[int], Any]
 
-    @property
+    @cached_property
     def traced(self) -> Traced:
+        """The step as autopar reads it."""
         return trace(self.step, (self.state, self.batch(0)), donate_argnums=0, batch_argnums=1)
+
+    @property
+    def out_tree(self):
+        """The structure of the result."""
+        return self.traced.out_tree
 
 
 def batch(seed):
@@ -35,7 +42,7 @@ def batch(seed):
     return {"x": rng.normal(size=(BATCH, 6, WIDTH)), "y": rng.integers(0, CLASSES, BATCH)}
 
 
-def layers(count, seed=0, width=WIDTH):
+def stack(count, seed=0, width=WIDTH):
     k1, k2 = jax.random.split(jax.random.key(seed))
     return {
         "w1": jax.random.normal(k1, (count, width, 2 * width)) / 4,
@@ -82,7 +89,7 @@ def _plain(count, body=layer, tx=CLIPPED, metrics=lambda params, grads, aux: {},
         x, ys = jax.lax.scan(lambda x, p: (body(p, x), (x * x).mean()), batch["x"], params["layers"], **scan)
         return loss_of(params, x, batch["y"]), ys
 
-    return trained({"layers": layers(count), **head()}, loss, tx, metrics)
+    return trained({"layers": stack(count), **head()}, loss, tx, metrics)
 
 
 def _dropout(count):
@@ -90,14 +97,15 @@ def _dropout(count):
         def body(x, p_and_key):
             p, key = p_and_key
             y = layer(p, x)
-            return jnp.where(jax.random.bernoulli(key, 0.8, y.shape), y / 0.8, 0.0), None
+            mask = jax.random.bernoulli(key, 0.8, y.shape)
+            return jnp.where(mask, y / 0.8, 0.0), mask
 
-        x, _ = jax.lax.scan(body, batch["x"], (params["layers"], jax.random.split(key, count)))
-        mask = jax.random.bernoulli(key, 0.9, (count, WIDTH))  # one mask for all layers, drawn outside
-        x, _ = jax.lax.scan(lambda x, m_p: (x * m_p[0] * m_p[1]["scale"], None), x, (mask, params["layers"]))
-        return loss_of(params, x, batch["y"]), None
+        x, inside = jax.lax.scan(body, batch["x"], (params["layers"], jax.random.split(key, count)))
+        outside = jax.random.bernoulli(key, 0.9, (count, WIDTH))  # drawn for all layers at once
+        x, _ = jax.lax.scan(lambda x, m_p: (x * m_p[0] * m_p[1]["scale"], None), x, (outside, params["layers"]))
+        return loss_of(params, x, batch["y"]), {"inside": inside, "outside": outside}
 
-    return trained({"layers": layers(count), **head()}, loss)
+    return trained({"layers": stack(count), **head()}, loss, metrics=lambda params, grads, masks: masks)
 
 
 def _per_layer(count):
@@ -122,7 +130,7 @@ def _shared(count):
         return loss_of(params, x, batch["y"]), None
 
     shared = jnp.eye(WIDTH) + 0.1
-    return trained({"layers": layers(count), "shared": shared, **head()}, loss)
+    return trained({"layers": stack(count), "shared": shared, **head()}, loss)
 
 
 def _encoder_decoder(count):
@@ -141,7 +149,7 @@ def _encoder_decoder(count):
         x, _ = jax.lax.scan(lambda x, p: (layer(p, x), None), x, params["deep"])
         return loss_of(params, x, batch["y"]), None
 
-    params = {"encoder": layers(count, 3), "decoder": layers(count, 4), "deep": layers(2 * count, 5), **head()}
+    params = {"encoder": stack(count, 3), "decoder": stack(count, 4), "deep": stack(2 * count, 5), **head()}
     return trained(params, loss)
 
 
@@ -150,7 +158,7 @@ def _inference(count):
         x, caches = jax.lax.scan(lambda x, p: (layer(p, x), x[:, -1]), batch["x"], params["layers"])
         return {}, {"logits": x.mean(1) @ params["out"], "caches": caches}
 
-    return Case(predict, {"layers": layers(count), **head()}, batch)
+    return Case(predict, {"layers": stack(count), **head()}, batch)
 
 
 def _other_dim(count):
@@ -161,8 +169,8 @@ def _other_dim(count):
         x, _ = jax.lax.scan(lambda x, p: (layer(p, x), None), batch["x"], moved)
         return loss_of(params, x, batch["y"]), None
 
-    stacked = jax.tree.map(lambda p: jnp.moveaxis(p, 0, -1), layers(count))
-    return trained({"layers": stacked, **head()}, loss)
+    last = jax.tree.map(lambda p: jnp.moveaxis(p, 0, -1), stack(count))
+    return trained({"layers": last, **head()}, loss)
 
 
 def _averaged(count):
@@ -198,7 +206,7 @@ def _over_time(count):
         _, hs = jax.lax.scan(cell, start, (jnp.moveaxis(x, 1, 0), params["times"]))
         return loss_of(params, jnp.moveaxis(hs, 0, 1), batch["y"]), None
 
-    params = {"layers": layers(count), "recurrent": jnp.eye(WIDTH) / 2, "times": jnp.ones((6, WIDTH)), **head()}
+    params = {"layers": stack(count), "recurrent": jnp.eye(WIDTH) / 2, "times": jnp.ones((6, WIDTH)), **head()}
     return trained(params, loss)
 
 
@@ -210,13 +218,13 @@ def _linen(count):
             h = nn.Dense(WIDTH, param_dtype=jnp.float64)(nn.gelu(h))
             return x + nn.Dropout(0.1, deterministic=False)(h), None
 
-    stack = nn.scan(
+    scanned = nn.scan(
         nn.remat(Block), variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=count
     )()
-    params = stack.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, batch(0)["x"])["params"]
+    params = scanned.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, batch(0)["x"])["params"]
 
     def loss(params, batch, key):
-        x, _ = stack.apply({"params": params["layers"]}, batch["x"], rngs={"dropout": key})
+        x, _ = scanned.apply({"params": params["layers"]}, batch["x"], rngs={"dropout": key})
         return loss_of(params, x, batch["y"]), None
 
     return trained({"layers": params, **head()}, loss)
@@ -248,25 +256,31 @@ def runner(traced: Traced):
     return jax.jit(lambda *flat: evaluate(traced, flat))
 
 
-def run_unstacked(case: Case, chunks: int, steps: int = 3):
+def run_unstacked(case: Case, found: Unstacked, steps: int = 3):
     """The state after some steps in chunks, and the metrics of each step."""
-    traced = case.traced
-    found = unstacked(traced, chunks)
-    step, written = runner(found.traced), found.traced.step
-    args = (case.state, case.batch(0))
-    flat = cut_parts(found.inputs, [jnp.asarray(x) for x in jax.tree.leaves((args, {}))])
-    metrics, state = [], case.state
+    return run_flat(case, found, runner(found.traced), steps)
+
+
+def run_flat(case: Case, found: Unstacked, step, steps: int = 3):
+    """The same by a flat step."""
+    written = found.traced.step
+    flat = cut_parts(found.inputs, leaves(case, 0))
+    metrics = []
     for i in range(steps):
-        whole = [jnp.asarray(x) for x in jax.tree.leaves(((case.state, case.batch(i)), {}))]
-        fresh = cut_parts(found.inputs, whole)
+        fresh = cut_parts(found.inputs, leaves(case, i))
         for k in written.batch:
             flat[k] = fresh[k]
         out = step(*flat)
         for k, o in written.state:
             flat[k] = out[o]
-        state, metric = jax.tree.unflatten(traced.out_tree, join_parts(found.outputs, out))
+        state, metric = jax.tree.unflatten(case.out_tree, join_parts(found.outputs, out))
         metrics.append(metric)
     return state, metrics
+
+
+def leaves(case: Case, i: int):
+    """The flat arguments of step ``i``, with the first state."""
+    return [jnp.asarray(x) for x in jax.tree.leaves(((case.state, case.batch(i)), {}))]
 
 
 def run_plain(case: Case, steps: int = 3):
@@ -274,6 +288,21 @@ def run_plain(case: Case, steps: int = 3):
     step, state, metrics = jax.jit(case.step), case.state, []
     for i in range(steps):
         new, metric = step(state, case.batch(i))
-        state = new or state
+        state = new or state  # of inference, nothing comes back
         metrics.append(metric)
     return new, metrics
+
+
+def worst_error(found, expected) -> float:
+    """The largest max|a - b| / max|b| of any leaf; infinite where integers or booleans differ."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    return max(map(_error, jax.tree.leaves(found), jax.tree.leaves(expected)))
+
+
+def _error(a, b) -> float:
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.dtype != b.dtype or not np.isfinite(a).all():
+        return np.inf
+    if not np.issubdtype(b.dtype, np.floating):
+        return 0.0 if np.array_equal(a, b) else np.inf
+    return float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30))
