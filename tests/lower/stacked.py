@@ -16,6 +16,7 @@ from autopar.trace import Traced, trace
 from tests.trace.oracle import evaluate
 
 WIDTH, BATCH, CLASSES = 8, 8, 4
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ CASES: dict[str, Callable[[int], Case]] = {
 
 def runner(traced: Traced):
     """The flat step, compiled for one device."""
-    return jax.jit(lambda *flat: evaluate(traced, flat))
+    return jax.jit(lambda *flat: evaluate(traced, flat), compiler_options=QUICK)
 
 
 def run_unstacked(case: Case, found: Unstacked, steps: int = 3):
@@ -285,7 +286,7 @@ def leaves(case: Case, i: int):
 
 def run_plain(case: Case, steps: int = 3):
     """The same by jax alone."""
-    step, state, metrics = jax.jit(case.step), case.state, []
+    step, state, metrics = jax.jit(case.step, compiler_options=QUICK), case.state, []
     for i in range(steps):
         new, metric = step(state, case.batch(i))
         state = new or state  # of inference, nothing comes back
@@ -300,9 +301,14 @@ def worst_error(found, expected) -> float:
 
 
 def _error(a, b) -> float:
-    a, b = np.asarray(a), np.asarray(b)
+    a, b = _numbers(a), _numbers(b)
     if a.shape != b.shape or a.dtype != b.dtype or not np.isfinite(a).all():
         return np.inf
     if not np.issubdtype(b.dtype, np.floating):
         return 0.0 if np.array_equal(a, b) else np.inf
     return float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30))
+
+
+def _numbers(x):
+    keyed = isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if keyed else x)

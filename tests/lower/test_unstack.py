@@ -37,7 +37,7 @@ def test_in_two_chunks(name):
     check_graph(case, found)
 
 
-@pytest.mark.parametrize("name", ["adamw", "encoder-decoder", "inference", "orthogonal", "shared"])
+@pytest.mark.parametrize("name", ["inference", "orthogonal", "per-layer", "shared"])
 def test_a_chunk_per_layer(name):
     case = CASES[name](LAYERS)
     found = unstacked(case.traced, LAYERS)
