@@ -10,6 +10,7 @@ from autopar.lower.program import spmd_program
 from autopar.lower.specs import device_mesh, enough_devices, partition_spec, shardings
 from autopar.lower.stage_programs import StagePrograms, stage_programs
 from autopar.lower.staged import StagedStep
+from autopar.lower.unstack import Unstacked, cut_parts, join_parts, unstacked
 
 __all__ = [
     "Audit",
@@ -18,13 +19,16 @@ __all__ = [
     "Memory",
     "StagePrograms",
     "StagedStep",
+    "Unstacked",
     "assemble",
     "audit",
     "compiled",
     "constrained_program",
+    "cut_parts",
     "device_mesh",
     "enough_devices",
     "hlo_collectives",
+    "join_parts",
     "memory",
     "memory_shortfall",
     "microbatched",
@@ -32,4 +36,5 @@ __all__ = [
     "shardings",
     "spmd_program",
     "stage_programs",
+    "unstacked",
 ]

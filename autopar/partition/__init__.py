@@ -1,7 +1,9 @@
 """Cuts a traced step over time (micro-batches) and over devices (stages). Plain data, no jax."""
 
+from autopar.partition.depth import Depth, Part, cut_depth
 from autopar.partition.loop_stages import forward_ops
 from autopar.partition.section import Section
+from autopar.partition.stacks import stacked_lengths
 from autopar.partition.staging import Crossing, StageSection, Staging, stage_step
 from autopar.partition.timing import AFTER, LOCAL, SAME, Timing, examples_of, time_step
 from autopar.partition.units import Unit, find_units, joints
@@ -11,15 +13,19 @@ __all__ = [
     "LOCAL",
     "SAME",
     "Crossing",
+    "Depth",
+    "Part",
     "Section",
     "StageSection",
     "Staging",
     "Timing",
     "Unit",
+    "cut_depth",
     "examples_of",
     "find_units",
     "forward_ops",
     "joints",
+    "stacked_lengths",
     "stage_step",
     "time_step",
 ]

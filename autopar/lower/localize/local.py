@@ -28,9 +28,9 @@ class Axes:
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
-    positions: tuple[Array, ...] | None = None
+    positions: tuple[Array | int, ...] | None = None
 
-    def position(self, axis: int) -> Array:
+    def position(self, axis: int) -> Array | int:
         """Where on axis number ``axis`` the parts are."""
         return lax.axis_index(self.names[axis]) if self.positions is None else self.positions[axis]
 
