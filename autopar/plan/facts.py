@@ -127,10 +127,12 @@ class StageFacts:
       units: its units (layers), first and one past the last.
       devices: ids of its devices, first and one past the last.
       forward_s, backward_s: predicted seconds of one micro-batch.
+      weight_s: the part of ``backward_s`` that no other stage waits for.
       once_s: predicted seconds of what it does once per step.
       in_flight: most micro-batches that it holds at a time.
       residual_bytes: what one micro-batch keeps on one device from its forward to its backward pass.
-      sends_bytes: what it hands to other stages for one micro-batch, forward and backward.
+      sends_bytes: what it hands to later stages for one micro-batch, over all its devices: activations.
+      returns_bytes: what it hands to earlier ones, likewise: their gradients.
       remat: whether its backward pass computes the forward pass again, from what passes between its units.
     """
 
@@ -140,10 +142,12 @@ class StageFacts:
     devices: tuple[int, int]
     forward_s: float
     backward_s: float
+    weight_s: float
     once_s: float
     in_flight: int
     residual_bytes: int
     sends_bytes: int
+    returns_bytes: int
     remat: bool = False
 
 
@@ -199,7 +203,7 @@ class PlanFacts:
       phase_s: predicted seconds per step by phase of the work: ``forward``, ``backward``, ``update``.
       schedule: the order of the stages' tasks, ``1f1b``; empty without stages.
       stages: of a pipeline, in order.
-      idle_s: seconds per step for which the average device waits for other stages.
+      idle_s: seconds per step for which the average device waits for other stages (the *bubble*).
       pipeline_bound_s: no cut into stages is faster, as far as the costs of units and submeshes tell; 0 without stages.
       other_pipelines: other cuts that were considered, best first.
     """

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from autopar.mesh import Cluster
-from autopar.plan import CollectiveRecord, PlanFacts
+from autopar.plan import PlanFacts
 from autopar.report.arguments import argument_sections
+from autopar.report.common import (
+    AMOUNTS,
+    amounts,
+    cause_text,
+    memory_section,
+    percent_text,
+    slower_text,
+    summed,
+    warning_sections,
+)
 from autopar.report.parts import Column, Lines, Page, Section, Table, head
 from autopar.report.paths import merged, repeated
+from autopar.report.pipeline import pipeline_page
 from autopar.report.words import AxisUse, axis_uses, sentence
 from autopar.units import bytes_text, seconds_text
 
 _PLACES = 8
 _RUNNERS_UP = 5
-_WARNINGS = 8
-_NUMBERED = re.compile(r"\d+")
 
 
 def plan_page(plan: PlanFacts) -> Page:
     """The page of a plan. Its length does not grow with the number of layers."""
+    if plan.stages:
+        return pipeline_page(plan)
     cluster = Cluster.from_dict(plan.cluster)
     title = f"{plan.name} on {cluster.name}, strategy {plan.strategy}"
     sections = [
@@ -29,16 +39,18 @@ def plan_page(plan: PlanFacts) -> Page:
         _axes(plan),
         *argument_sections(plan),
         *_communication(plan),
-        _memory(plan),
+        memory_section(plan),
         *_runners_up(plan),
-        *_warnings(plan),
+        *warning_sections(plan),
     ]
     return Page(title, sentence(plan), tuple(sections))
 
 
 def _prediction(plan: PlanFacts, cluster: Cluster) -> tuple[str, ...]:
     device = cluster.device.memory_bytes
-    share = "" if math.isinf(device) else f", {_percent(plan.peak_bytes / device)} of the device's {bytes_text(device)}"
+    share = (
+        "" if math.isinf(device) else f", {percent_text(plan.peak_bytes / device)} of the device's {bytes_text(device)}"
+    )
     split = f"{seconds_text(plan.compute_s)} compute, {seconds_text(plan.communication_s)} communication"
     return (
         f"step    {seconds_text(plan.step_s)}: {split}",
@@ -64,7 +76,7 @@ def _certificate(plan: PlanFacts) -> tuple[str, ...]:
     scope = "among the choices kept" if c.pruned else "on this mesh shape"
     program = f" ({', '.join(how)})" if how else ""
     if c.bound_s > 0:
-        proof = f"within {_percent(c.gap)} of the proven bound {seconds_text(c.bound_s)}"
+        proof = f"within {percent_text(c.gap)} of the proven bound {seconds_text(c.bound_s)}"
     else:
         proof = "no bound was proven"
     return (
@@ -80,7 +92,7 @@ def _axes(plan: PlanFacts) -> Section:
         return Section("Mesh", (Lines(("one device",)),))
 
     def row(what: str, share: Callable[[AxisUse], float]) -> tuple[str, ...]:
-        return (what, *(_percent(share(u)) if share(u) else "-" for u in uses))
+        return (what, *(percent_text(share(u)) if share(u) else "-" for u in uses))
 
     columns = (Column("split, by share of bytes"), *(Column(f"{u.name}={u.size}", right=True) for u in uses))
     rows = (
@@ -100,24 +112,24 @@ def _communication(plan: PlanFacts) -> tuple[Section, ...]:
     if not records:
         return (Section("Communication", (Lines(("none",)),)),)
     total = f"{seconds_text(plan.communication_s)}, {bytes_text(plan.collective_bytes)} per device and step"
-    by_kind = _summed(records, lambda c: (c.kind, " and ".join(c.axes)))
+    by_kind = summed(records, lambda c: (c.kind, " and ".join(c.axes)))
     kinds = Table(
-        (Column("collective"), Column("over"), *_AMOUNTS),
-        tuple((*key, *_amounts(found)) for key, found in by_kind),
+        (Column("collective"), Column("over"), *AMOUNTS),
+        tuple((*key, *amounts(found)) for key, found in by_kind),
     )
-    places = _summed(records, lambda c: (c.phase, c.kind, " and ".join(c.axes), _cause(c.cause), repeated(c.where)))
+    places = summed(records, lambda c: (c.phase, c.kind, " and ".join(c.axes), cause_text(c.cause), repeated(c.where)))
     shown, rest = head(places, _PLACES)
     more = ""
     if rest:
         left = [c for _, found in rest for c in found]
-        count, nbytes, seconds = _amounts(left)
+        count, nbytes, seconds = amounts(left)
         more = f"and {len(rest)} more: {count} collectives, {nbytes}, {seconds}"
     several = sum(a.size > 1 for a in plan.mesh) > 1
-    columns = (Column("phase"), Column("why", narrowest=14), Column("where", narrowest=16), *_AMOUNTS)
+    columns = (Column("phase"), Column("why", narrowest=14), Column("where", narrowest=16), *AMOUNTS)
     where = Table(
         columns,
         tuple(
-            (phase, f"{cause} over {axes}" if several else cause, merged([c.where for c in found]), *_amounts(found))
+            (phase, f"{cause} over {axes}" if several else cause, merged([c.where for c in found]), *amounts(found))
             for (phase, _, axes, cause, _), found in shown
         ),
         more,
@@ -128,46 +140,6 @@ def _communication(plan: PlanFacts) -> tuple[Section, ...]:
     )
 
 
-_AMOUNTS = (Column("count", right=True), Column("bytes", right=True), Column("time", right=True))
-
-
-def _amounts(records: Sequence[CollectiveRecord]) -> tuple[str, str, str]:
-    count = sum(c.count for c in records)
-    nbytes = sum(c.bytes * c.count for c in records)
-    return f"{count:,}", bytes_text(nbytes), seconds_text(sum(c.seconds for c in records))
-
-
-def _summed(
-    records: Sequence[CollectiveRecord], key: Callable[[CollectiveRecord], tuple[str, ...]]
-) -> list[tuple[tuple[str, ...], list[CollectiveRecord]]]:
-    groups: dict[tuple[str, ...], list[CollectiveRecord]] = {}
-    for c in records:
-        groups.setdefault(key(c), []).append(c)
-    return sorted(groups.items(), key=lambda item: -sum(c.seconds for c in item[1]))
-
-
-def _cause(cause: str) -> str:
-    """``P(sum)->S0`` in words.
-
-    >>> _cause("P(sum)->S0"), _cause("S1->R"), _cause("S0->S2"), _cause("P(max)->R"), _cause("halo")
-    ('sum and split', 'gather', 'exchange', 'max', 'edges')
-    """
-    if cause == "halo":
-        return "edges"
-    src, _, dst = cause.partition("->")
-    if src.startswith("P("):
-        return src[2:-1] + (" and split" if dst.startswith("S") else "")
-    return "gather" if dst == "R" else "exchange"
-
-
-def _memory(plan: PlanFacts) -> Section:
-    kinds = sorted(plan.memory.items(), key=lambda item: -item[1])
-    peak = max(plan.peak_bytes, 1)
-    rows = tuple((kind, bytes_text(n), _percent(n / peak)) for kind, n in kinds if n)
-    columns = (Column("held at the peak"), Column("bytes", right=True), Column("share", right=True))
-    return Section(f"Memory: {bytes_text(plan.peak_bytes)} per device", (Table(columns, rows),))
-
-
 def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
     if not plan.runners_up:
         return ()
@@ -176,7 +148,7 @@ def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
         (
             "x".join(map(str, r.mesh)),
             seconds_text(r.step_s),
-            _slower(r.step_s, plan.step_s),
+            slower_text(r.step_s, plan.step_s),
             bytes_text(r.peak_bytes) if r.peak_bytes is not None else "-",
             r.status,
         )
@@ -186,28 +158,3 @@ def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
     slowest = f", the slowest {seconds_text(max(r.step_s for r in rest))}" if rest else ""
     more = f"and {len(rest)} more{slowest}" if rest else ""
     return (Section("Other mesh shapes that were tried", (Table(columns, rows, more),)),)
-
-
-def _slower(step_s: float, best_s: float) -> str:
-    return _percent(step_s / best_s - 1) if best_s else "-"
-
-
-def _warnings(plan: PlanFacts) -> tuple[Section, ...]:
-    alike: dict[str, list[str]] = {}
-    for warning in plan.warnings:
-        alike.setdefault(_NUMBERED.sub("*", warning), []).append(warning)
-    said = [f"{w[0]}{f' (and {len(w) - 1} alike)' if len(w) > 1 else ''}" for w in alike.values()]
-    if len(said) > _WARNINGS:
-        said = [*said[:_WARNINGS], f"and {len(said) - _WARNINGS} more: see plan.warnings"]
-    return (Section("Warnings", (Lines(tuple(said)),)),) if said else ()
-
-
-def _percent(share: float) -> str:
-    """Two figures, enough to see that a small share is not none.
-
-    >>> _percent(1), _percent(0.1234), _percent(0.0004), _percent(0), _percent(1e-9)
-    ('100%', '12%', '0.04%', '0%', '<0.01%')
-    """
-    if 0 < share < 1e-4:
-        return "<0.01%"
-    return f"{share:.0%}" if share >= 0.0995 or not share else f"{100 * share:.2g}%"

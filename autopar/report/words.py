@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.ir import item_bytes
 from autopar.plan import Argument, PlanFacts
@@ -174,25 +175,69 @@ def _is_gathered(a: Argument, axis: int, plan: PlanFacts) -> bool:
 
 
 def sentence(plan: PlanFacts) -> str:
-    """The plan in one sentence: its mesh, and what each axis does.
+    """The plan in one sentence: its stages, if it has any, its mesh, and what each axis does.
 
     Shares below a tenth of the bytes are left out, those between a tenth and nine tenths are said. Of the batch
     the arrays that enter split are counted.
     """
+    if plan.stages:
+        return pipeline_sentence(plan)
+    parts = f"{plan.microbatches} micro-batches, " if plan.microbatches > 1 else ""
     if plan.devices == 1:
-        return "one device: nothing is split"
-    mesh = " ".join(f"{a.name}={a.size}" for a in plan.mesh)
-    summed = sum(local_nbytes(a, plan.mesh_shape) for a in by_kind(plan, "parameter"))
+        return f"{parts}one device: nothing is split"
+    return f"{parts}{_mesh_text(plan)}: {_uses_text(plan)}"
+
+
+def pipeline_sentence(plan: PlanFacts) -> str:
+    """A plan with stages in one sentence: schedule, micro-batches, and what each stage's devices do."""
+    name = _SCHEDULES.get(plan.schedule, plan.schedule)
+    said = [_stage_text(_unstacked(stage.plan)) for stage in plan.stages]
+    runs = [(what, [s for s, _ in same]) for what, same in itertools.groupby(enumerate(said), key=lambda x: x[1])]
+    if len(runs) == 1:
+        where = f"in each {said[0]}"
+    else:
+        where = "; ".join(f"{_stages_text(stages)}: {what}" for what, stages in runs)
+    return f"{len(plan.stages)}-stage {name} pipeline, {plan.microbatches} micro-batches; {where}"
+
+
+_SCHEDULES = {"1f1b": "1F1B", "gpipe": "GPipe", "zb-h1": "ZB-H1 (zero bubble)", "interleaved": "interleaved 1F1B"}
+
+
+def _stages_text(stages: Sequence[int]) -> str:
+    return f"stage {stages[0]}" if len(stages) == 1 else f"stages {stages[0]}-{stages[-1]}"
+
+
+def _stage_text(plan: PlanFacts) -> str:
+    return "one device" if plan.devices == 1 else f"{_mesh_text(plan)}, {_uses_text(plan)}"
+
+
+def _mesh_text(plan: PlanFacts) -> str:
+    return f"mesh {' '.join(f'{a.name}={a.size}' for a in plan.mesh)}"
+
+
+def _unstacked(plan: PlanFacts) -> PlanFacts:
+    """A stage's plan as of one micro-batch: parts of the batch without the dim along which they are stacked."""
+
+    def one(a: Argument) -> Argument:
+        if a.kind != "batch" or not a.shape:
+            return a
+        return replace(a, shape=a.shape[1:], layout=tuple(p - 1 if p >= 0 else p for p in a.layout))
+
+    return replace(plan, arguments=tuple(map(one, plan.arguments)))
+
+
+def _uses_text(plan: PlanFacts) -> str:
+    """What each mesh axis does."""
+    parameter_bytes = sum(local_nbytes(a, plan.mesh_shape) for a in by_kind(plan, "parameter"))
     batch = [a for a in by_kind(plan, "batch") if a.shape]
     # An array that enters whole says nothing of how it is used: the step slices it where it is needed.
     entering = _share([a for a in batch if max(a.layout) >= 0], batch)
     clauses: dict[tuple[int, str, str], list[str]] = {}  # (order, before, after the axis names) -> axis names
     for use in axis_uses(plan):
-        for clause in _clauses(use, summed, entering):
+        for clause in _clauses(use, parameter_bytes, entering):
             clauses.setdefault((_ORDER.index(clause[0]), *clause), []).append(use.name)
     ordered = sorted(clauses.items(), key=lambda item: item[0][0])
-    said = [f"{before} over {' and '.join(axes)}{after}" for (_, before, after), axes in ordered]
-    return f"mesh {mesh}: {', '.join(said)}"
+    return ", ".join(f"{before} over {' and '.join(axes)}{after}" for (_, before, after), axes in ordered)
 
 
 _DATA, _DIM, _SLICED = (

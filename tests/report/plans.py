@@ -6,7 +6,17 @@ import dataclasses
 import math
 
 from autopar.mesh import Cluster
-from autopar.plan import Argument, Certificate, CollectiveRecord, MeshAxis, PlanFacts, RunnerUp
+from autopar.plan import (
+    Argument,
+    Certificate,
+    CollectiveRecord,
+    MeshAxis,
+    PipelineRunnerUp,
+    PlanFacts,
+    RunnerUp,
+    StageFacts,
+)
+from autopar.simulate import simulate_plan
 
 WHOLE = (-1, -1)
 PARAMS, MU, NU = "state.params", "state.opt_state[1][0].mu", "state.opt_state[1][0].nu"
@@ -104,6 +114,51 @@ def stacked(share):
         leaf(f"{PARAMS}['a']", (split, 8), (0, -1), "parameter"),
         leaf(f"{PARAMS}['b']", (100 - split, 8), WHOLE, "parameter"),
     ]
+
+
+def pipeline(schedule="1f1b", microbatches=4, hosts=2, **changes):
+    """Two decoders as stages, on devices 0-7 and 8-15 of a few hosts."""
+    stages = (stage(0, schedule, microbatches), stage(1, schedule, microbatches))
+    busy_s = sum(s.plan.step_s for s in stages) / 2
+    values = {
+        "cluster": Cluster.parse(f"h100:{hosts}x8").to_dict(),
+        "mesh": (),
+        "arguments": (),
+        "compute_s": sum(s.plan.compute_s for s in stages) / 2,
+        "communication_s": sum(s.plan.communication_s for s in stages) / 2,
+        "peak_bytes": 360 * 2**20,
+        "memory": dict(stages[0].plan.memory) | {"micro-batches in flight": 60 * 2**20},
+        "collectives": tuple(c for s in stages for c in s.plan.collectives),
+        "runners_up": (),
+        "microbatches": microbatches,
+        "schedule": schedule,
+        "stages": stages,
+        "pipeline_bound_s": 0.105,
+        "other_pipelines": (
+            PipelineRunnerUp(((2, 4), (2, 4), (2, 8)), schedule, microbatches, 0.13, 2**29),
+            PipelineRunnerUp(((1, 4),) * 4, schedule, microbatches, 0.15, 2**28),
+        ),
+    }
+    plan = decoder(**values)
+    step_s = simulate_plan(plan).step_s + 0.01
+    return dataclasses.replace(plan, **({"step_s": step_s, "idle_s": step_s - busy_s} | changes))
+
+
+def stage(index, schedule="1f1b", microbatches=4):
+    """A decoder of six layers as a stage: its batch is stacked by micro-batches."""
+    plan = decoder(6, name=f"train_step, stage {index}", cluster=Cluster.parse("h100:8").to_dict(), runners_up=())
+    stacked = tuple(
+        dataclasses.replace(a, shape=(microbatches, *a.shape), layout=(1, -1)) if a.kind == "batch" else a
+        for a in plan.arguments
+    )
+    plan = dataclasses.replace(plan, arguments=stacked, step_s=0.09, compute_s=0.072)
+    forward_s, backward_s = 0.03 / microbatches, 0.05 / microbatches
+    held = 2 - index if schedule == "1f1b" else microbatches
+    sends = (2**22, 0) if index == 0 else (0, 2**22)
+    return StageFacts(
+        plan, 40 * index, (3 * index, 3 * index + 3), (8 * index, 8 * index + 8), forward_s, backward_s,
+        backward_s / 2, 0.01, held, 60 * 2**20, *sends,
+    )  # fmt: skip
 
 
 change = dataclasses.replace

@@ -76,15 +76,29 @@ def argument_kinds(atoms: Atoms) -> dict[int, str]:
             kinds[v] = "state"
         else:
             value = step.graph.values[v]
-            phases = {_phase(atoms.atoms[r]) for r, _ in atoms.readers.get(v, ())}
             floating = value.dtype.startswith(("float", "bfloat"))
-            kinds[v] = ("parameter" if "forward" in phases else "optimizer") if floating else "state"
+            kinds[v] = ("parameter" if _read_forward(atoms, v) else "optimizer") if floating else "state"
     kinds.update(dict.fromkeys(step.graph.constants, "constant"))
     return kinds
 
 
 def _phase(atom: Atom) -> str:
     return atom.op.where.phase if atom.op is not None else ""
+
+
+def _read_forward(atoms: Atoms, v: int) -> bool:
+    """Whether the forward pass reads a value; into a loop (over micro-batches, say) it is followed."""
+    for r, _ in atoms.readers.get(v, ()):
+        atom = atoms.atoms[r]
+        if atom.op is None:
+            continue
+        if atom.op.loop is None:
+            found = _phase(atom) == "forward"
+        else:
+            found = any(_read_forward(atoms, w) for w in atom.results if w not in atom.op.results)
+        if found:
+            return True
+    return False
 
 
 def lifetimes(atoms: Atoms) -> tuple[Lifetime, ...]:

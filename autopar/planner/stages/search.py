@@ -361,17 +361,16 @@ class _Search:
             stages.append(
                 StageFacts(
                     e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
-                    e.once_s, held[s], e.kept_bytes, e.sends_bytes + e.returns_bytes, e.remat,
+                    e.weight_s, e.once_s, held[s], e.kept_bytes, e.sends_bytes, e.returns_bytes, e.remat,
                 )
             )  # fmt: skip
         step = self.problem.step
         fullest = max(range(len(stages)), key=lambda s: best.estimates[s].peak_with(held[s]))
         memory = dict(best.estimates[fullest].plan.memory)
         memory["micro-batches in flight"] = (held[fullest] - 1) * best.estimates[fullest].kept_bytes
-        busy_s = sum(best.timeline.busy_s) / len(best.timeline.busy_s)
         weights = [len(d) for d in best.devices]
         compute = sum(w * e.plan.compute_s for w, e in zip(weights, best.estimates, strict=True)) / sum(weights)
-        communication = sum(w * e.plan.communication_s for w, e in zip(weights, best.estimates, strict=True))
+        talk = sum(w * e.plan.communication_s for w, e in zip(weights, best.estimates, strict=True)) / sum(weights)
         plans = [e.plan for e in best.estimates]
         phases = ("forward", "backward", "update")
         return PlanFacts(
@@ -388,7 +387,7 @@ class _Search:
             remade={},
             step_s=best.step_s,
             compute_s=compute,
-            communication_s=communication / sum(weights),
+            communication_s=talk,
             peak_bytes=max(best.peaks),
             memory=memory,
             collectives=tuple(itertools.chain.from_iterable(p.collectives for p in plans)),
@@ -409,9 +408,9 @@ class _Search:
             phase_s={p: sum(plan.phase_s[p] for plan in plans) for p in phases},
             schedule=best.schedule.name,
             stages=tuple(stages),
-            idle_s=best.timeline.step_s - busy_s,
+            idle_s=max(best.step_s - compute - talk, 0.0),
             pipeline_bound_s=bound_s,
-            other_pipelines=tuple(_runner_up(c) for c in others if c is not best)[:_FINALISTS],
+            other_pipelines=tuple(_runners_up(best, others))[:_FINALISTS],
         )
 
 
@@ -426,6 +425,15 @@ def likely_meshes(shape: Submesh) -> tuple[tuple[int, ...], ...]:
         return (sizes,)
     n = shape.devices
     return ((n,), (2, n // 2)) if n >= _HALVES and n % 2 == 0 else ((n,),)
+
+
+def _runners_up(best: Candidate, others: Sequence[Candidate]) -> list[PipelineRunnerUp]:
+    """Each cut once, as it was planned last, the fastest first; ``others`` are sorted by how exactly they are known."""
+    known: dict[tuple[object, ...], Candidate] = {}
+    for found in others:
+        known.setdefault((found.spans, found.schedule.name), found)
+    known.pop((best.spans, best.schedule.name), None)
+    return sorted(map(_runner_up, known.values()), key=lambda r: r.step_s)
 
 
 def _runner_up(found: Candidate) -> PipelineRunnerUp:

@@ -1,0 +1,82 @@
+"""What the pages of all plans have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from autopar.plan import CollectiveRecord, PlanFacts
+from autopar.report.parts import Column, Lines, Section, Table
+from autopar.units import bytes_text, seconds_text
+
+_WARNINGS = 8
+_NUMBERED = re.compile(r"\d+")
+
+AMOUNTS = (Column("count", right=True), Column("bytes", right=True), Column("time", right=True))
+
+
+def amounts(records: Sequence[CollectiveRecord]) -> tuple[str, str, str]:
+    """Executions, bytes and seconds of collectives together."""
+    count = sum(c.count for c in records)
+    nbytes = sum(c.bytes * c.count for c in records)
+    return f"{count:,}", bytes_text(nbytes), seconds_text(sum(c.seconds for c in records))
+
+
+def summed(
+    records: Sequence[CollectiveRecord], key: Callable[[CollectiveRecord], tuple[str, ...]]
+) -> list[tuple[tuple[str, ...], list[CollectiveRecord]]]:
+    """Collectives grouped by a key, the longest group first."""
+    groups: dict[tuple[str, ...], list[CollectiveRecord]] = {}
+    for c in records:
+        groups.setdefault(key(c), []).append(c)
+    return sorted(groups.items(), key=lambda item: -sum(c.seconds for c in item[1]))
+
+
+def cause_text(cause: str) -> str:
+    """``P(sum)->S0`` in words.
+
+    >>> cause_text("P(sum)->S0"), cause_text("S1->R"), cause_text("S0->S2"), cause_text("P(max)->R"), cause_text("halo")
+    ('sum and split', 'gather', 'exchange', 'max', 'edges')
+    """
+    if cause == "halo":
+        return "edges"
+    src, _, dst = cause.partition("->")
+    if src.startswith("P("):
+        return src[2:-1] + (" and split" if dst.startswith("S") else "")
+    return "gather" if dst == "R" else "exchange"
+
+
+def memory_section(plan: PlanFacts, of: str = "per device") -> Section:
+    """What is held at the peak, by kind."""
+    kinds = sorted(plan.memory.items(), key=lambda item: -item[1])
+    peak = max(plan.peak_bytes, 1)
+    rows = tuple((kind, bytes_text(n), percent_text(n / peak)) for kind, n in kinds if n)
+    columns = (Column("held at the peak"), Column("bytes", right=True), Column("share", right=True))
+    return Section(f"Memory: {bytes_text(plan.peak_bytes)} {of}", (Table(columns, rows),))
+
+
+def slower_text(step_s: float, best_s: float) -> str:
+    """How much slower than the best, as a share of it."""
+    return percent_text(step_s / best_s - 1) if best_s else "-"
+
+
+def warning_sections(plan: PlanFacts) -> tuple[Section, ...]:
+    """The warnings, those that differ only in numbers said once."""
+    alike: dict[str, list[str]] = {}
+    for warning in plan.warnings:
+        alike.setdefault(_NUMBERED.sub("*", warning), []).append(warning)
+    said = [f"{w[0]}{f' (and {len(w) - 1} alike)' if len(w) > 1 else ''}" for w in alike.values()]
+    if len(said) > _WARNINGS:
+        said = [*said[:_WARNINGS], f"and {len(said) - _WARNINGS} more: see plan.warnings"]
+    return (Section("Warnings", (Lines(tuple(said)),)),) if said else ()
+
+
+def percent_text(share: float) -> str:
+    """Two figures, enough to see that a small share is not none.
+
+    >>> percent_text(1), percent_text(0.1234), percent_text(0.0004), percent_text(0), percent_text(1e-9)
+    ('100%', '12%', '0.04%', '0%', '<0.01%')
+    """
+    if 0 < share < 1e-4:
+        return "<0.01%"
+    return f"{share:.0%}" if share >= 0.0995 or not share else f"{100 * share:.2g}%"

@@ -1,0 +1,69 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from autopar.plan import MeshAxis
+from autopar.report import plan_text, sentence
+from autopar.report.drawing import drawing
+from tests.report.plans import decoder, pipeline
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+def test_golden(golden):
+    golden(GOLDENS / "pipeline.txt", plan_text(pipeline()))
+
+
+@pytest.mark.parametrize("schedule, name", [("1f1b", "1F1B"), ("gpipe", "GPipe"), ("zb-h1", "ZB-H1 (zero bubble)")])
+def test_the_sentence_names_schedule_micro_batches_and_what_is_done_in_each_stage(schedule, name):
+    assert sentence(pipeline(schedule)) == (
+        f"2-stage {name} pipeline, 4 micro-batches; in each mesh x=2 y=4, data parallel over x, tensor parallel over "
+        "y, optimizer state split over x and gradients reduce-scattered (ZeRO-2)"
+    )
+
+
+def test_stages_that_differ_are_said_apart():
+    plan = pipeline()
+    alone = dataclasses.replace(plan.stages[1].plan, mesh=(MeshAxis("x", 1),))
+    stages = (plan.stages[0], dataclasses.replace(plan.stages[1], plan=alone))
+    said = sentence(dataclasses.replace(plan, stages=stages))
+    assert "; stage 0: mesh x=2 y=4, data parallel over x, " in said and said.endswith("; stage 1: one device")
+    three = dataclasses.replace(plan, stages=(stages[0], stages[1], stages[1]))
+    assert sentence(three).endswith("; stages 1-2: one device")
+
+
+def test_micro_batches_without_stages():
+    assert sentence(decoder(microbatches=8)).startswith("8 micro-batches, mesh x=2 y=4: ")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_no_line_is_wider_than_asked(width, schedule):
+    assert max(map(len, plan_text(pipeline(schedule), width).splitlines())) <= width
+
+
+def test_a_page_says_what_is_idle_and_what_is_held():
+    text = plan_text(pipeline())
+    assert "20.1 ms waiting (bubble 18%)" in text
+    assert "micro-batches in flight" in text and "60 MiB" in text
+    assert "Memory: 360 MiB on each device of stage 0, the fullest" in text
+    assert "have no stage" not in text
+    assert "idle    8 of the cluster's 24 devices have no stage" in plan_text(pipeline(hosts=3))
+
+
+def test_every_task_is_drawn_once_in_order():
+    rows = drawing(pipeline("zb-h1"))
+    assert [row[:7] for row in rows] == ["stage 0", "stage 1"]
+    for row in rows:
+        for kind in "FBW":
+            marks = [row.index(f"{kind}{m}") for m in range(4)]
+            assert marks == sorted(marks)
+        assert row.index("U") > row.index("W3")
+    assert len({len(row) for row in rows}) == 1
+    assert rows[1][rows[1].index("  ") + 2] == "."  # the second stage waits for the first
+
+
+def test_tasks_too_many_to_be_told_apart_are_not_drawn():
+    assert drawing(pipeline(microbatches=64)) == ()
+    assert "The step as predicted" not in plan_text(pipeline(microbatches=64))
