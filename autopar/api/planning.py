@@ -11,9 +11,9 @@ import jax
 
 from autopar.api.plan import Plan
 from autopar.errors import ClusterError, OptionError, PlanError
-from autopar.lower import StagedStep, microbatched
+from autopar.lower import StagedStep, microbatched, unstacked
 from autopar.mesh import Cluster
-from autopar.partition import examples_of
+from autopar.partition import chunks_for, examples_of, stacked_lengths
 from autopar.plan import PlanFacts
 from autopar.planner import Options, plan_stages, plan_step
 from autopar.trace import Traced, trace
@@ -134,8 +134,11 @@ def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Pr
     """Plan a traced step."""
     say = progress or (lambda _: None)
     if options.stages is not None or options.max_stages > 1:
-        staged = StagedStep(traced, options.microbatches, per_microbatch=options.per_microbatch)
+        chunks = chunks_for(stacked_lengths(traced.step), options.stages or options.max_stages)
+        parts = unstacked(traced, chunks)
+        staged = StagedStep(parts.traced, options.microbatches, per_microbatch=options.per_microbatch)
         facts = plan_stages(staged, cluster, options, say)
+        facts = dataclasses.replace(facts, chunks=chunks, fingerprint=traced.step.graph.fingerprint)
     else:
         _check_shards(traced, cluster, options)
         written = microbatched(traced, options.microbatches, per_microbatch=options.per_microbatch)

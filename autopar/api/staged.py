@@ -16,8 +16,18 @@ from jax.sharding import AbstractMesh, Mesh
 from autopar.api.handles import Handle
 from autopar.api.plan import Plan
 from autopar.errors import PlanError
-from autopar.lower import StagedStep, StagePrograms, assemble, device_mesh, enough_devices, stage_programs
+from autopar.lower import (
+    StagedStep,
+    StagePrograms,
+    Unstacked,
+    assemble,
+    device_mesh,
+    enough_devices,
+    stage_programs,
+    unstacked,
+)
 from autopar.mesh import Cluster
+from autopar.partition import Part
 from autopar.runtime import LocalRuntime, Runtime, Span, ray_runtime
 from autopar.schedule import Kind, Pipeline, make_schedule
 from autopar.trace import Traced, flatten_args
@@ -28,11 +38,13 @@ class Built:
     """A plan's stages, lowered.
 
     Attributes:
+      unstacked: the step whose stages they are; its arguments are parts of the user's.
       pipeline: what a runtime runs.
       programs: each stage's functions.
       meshes: each stage's devices.
     """
 
+    unstacked: Unstacked
     pipeline: Pipeline
     programs: tuple[StagePrograms, ...]
     meshes: tuple[Mesh | AbstractMesh, ...]
@@ -54,7 +66,8 @@ def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device] | None) -> B
             f"the plan was made for another step than this {traced.step.name!r}, or for other shapes (fingerprint "
             f"{plan.fingerprint[:8]}, this step {traced.step.graph.fingerprint[:8]}). Plan again."
         )
-    staged = StagedStep(traced, plan.microbatches, per_microbatch=plan.per_microbatch)
+    parts = unstacked(traced, plan.chunks)
+    staged = StagedStep(parts.traced, plan.microbatches, per_microbatch=plan.per_microbatch)
     staging = staged.staging(tuple(stage.begin for stage in plan.stages))
     schedule = make_schedule(plan.schedule, len(plan.stages), plan.microbatches)
     lowered: list[StagePrograms] = []
@@ -82,7 +95,9 @@ def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device] | None) -> B
                 joints=staged.joints if stage.remat else None,
             )
         )
-    return Built(assemble(traced.step, staged.timing, staging, schedule, lowered), tuple(lowered), tuple(meshes))
+    return Built(
+        parts, assemble(parts.traced.step, staged.timing, staging, schedule, lowered), tuple(lowered), tuple(meshes)
+    )
 
 
 class StagedExecutable:
@@ -139,6 +154,8 @@ class StagedExecutable:
         graph = traced.step.graph
         self._avals = [traced.avals[v] for v in graph.outputs]
         self._state = dict(traced.step.state)
+        self._parts = built.unstacked
+        self._kept = {i for i, _ in built.unstacked.traced.step.state}
         self.timeline: list[Span] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -157,13 +174,14 @@ class StagedExecutable:
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, timed: bool) -> Any:
         leaves = flatten_args(self._traced, args, kwargs)
         self._load(leaves)
-        fed = {i: _words(x) for i, x in enumerate(leaves) if i not in self._state}
+        fed = {k: _words(_part(leaves[p.index], p)) for k, p in enumerate(self._parts.inputs) if k not in self._kept}
         if timed:
             found, self.timeline = self._runtime.timeline(fed)
         else:
             found = self._runtime.step(fed)
         self._steps += 1
-        results = [self._result(o, found) for o in range(len(self._avals))]
+        joined = self._joined(found, [o for o in range(len(self._avals)) if o not in set(self._state.values())])
+        results = [self._result(o, joined) for o in range(len(self._avals))]
         return jax.tree.unflatten(self._traced.out_tree, results)
 
     def _result(self, index: int, found: Mapping[int, Any]) -> Any:
@@ -196,8 +214,20 @@ class StagedExecutable:
         if self._loaded and len(handles) == len(self._state):
             return
         arrays = {i: _words(x.fetch() if isinstance(x := leaves[i], Handle) else x) for i in self._state}
-        self._runtime.load_state(arrays)
+        parts = {k: _part(arrays[p.index], p) for k, p in enumerate(self._parts.inputs) if k in self._kept}
+        self._runtime.load_state(parts)
         self._loaded = True
+
+    def _joined(self, found: Mapping[int, Any], wanted: Sequence[int]) -> dict[int, Any]:
+        """Leaves of the result from the parts that the stages hand over."""
+        pieces: dict[int, list[tuple[Part, Any]]] = {}
+        for k, part in enumerate(self._parts.outputs):
+            if part.index in wanted and k in found:
+                pieces.setdefault(part.index, []).append((part, found[k]))
+        return {
+            i: parts[0][1] if len(parts) == 1 else jnp.concatenate([np.asarray(a) for _, a in parts], parts[0][0].dim)
+            for i, parts in pieces.items()
+        }
 
     def _fetch(self, handle: Handle) -> jax.Array:
         if handle.step != self._steps:
@@ -205,7 +235,7 @@ class StagedExecutable:
                 f"the state after step {handle.step} is gone: step {self._steps} reused its memory. Fetch with "
                 "numpy.asarray before the next step."
             )
-        array = self._runtime.fetch_state()[handle.index]
+        array = self._joined(self._runtime.fetch_state(), [handle.index])[handle.index]
         return _as_key(jnp.asarray(np.asarray(array)), handle.dtype)
 
     def close(self) -> None:
@@ -231,6 +261,13 @@ def _hosts(plan: Plan) -> list[int]:
     """For each stage, over how many hosts its devices reach."""
     size = Cluster.from_dict(plan.cluster).levels[0].size
     return [-(-(stage.devices[1] - stage.devices[0]) // size) for stage in plan.stages]
+
+
+def _part(leaf: Any, part: Part) -> Any:
+    """A part of a leaf; words of a key have one more, trailing dim."""
+    if part.start is None:
+        return leaf
+    return leaf[(slice(None),) * part.dim + (slice(part.start, part.stop),)]
 
 
 def _fetched(result: Any, handle: Handle) -> jax.Array:

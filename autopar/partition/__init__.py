@@ -3,7 +3,7 @@
 from autopar.partition.depth import Depth, Part, cut_depth
 from autopar.partition.loop_stages import forward_ops
 from autopar.partition.section import Section
-from autopar.partition.stacks import stacked_lengths
+from autopar.partition.stacks import chunks_for, stacked_lengths
 from autopar.partition.staging import Crossing, StageSection, Staging, stage_step
 from autopar.partition.timing import AFTER, LOCAL, SAME, Timing, examples_of, time_step
 from autopar.partition.units import Unit, find_units, joints
@@ -20,6 +20,7 @@ __all__ = [
     "Staging",
     "Timing",
     "Unit",
+    "chunks_for",
     "cut_depth",
     "examples_of",
     "find_units",

@@ -7,6 +7,7 @@ data runs over time, whatever it reads beside it, and stays whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -103,3 +104,21 @@ def check_chunks(step: Step, stacks: Stacks, chunks: int) -> None:
 
 def _listed(things: Sequence[object]) -> str:
     return " and ".join(map(str, things))
+
+
+_CHUNKS_PER_STAGE = 4
+
+
+def chunks_for(lengths: Sequence[int], stages: int) -> int:
+    """In how many chunks to cut stacks of these lengths for up to ``stages`` stages.
+
+    Enough that stages can be balanced, no more: every chunk makes the step longer.
+
+    >>> chunks_for((48,), 4), chunks_for((6, 6), 2), chunks_for((), 4), chunks_for((7,), 2), chunks_for((48,), 1)
+    (16, 6, 1, 7, 1)
+    """
+    if not lengths or stages == 1:
+        return 1
+    common = math.gcd(*lengths)
+    divisors = [d for d in range(1, common + 1) if common % d == 0]
+    return next((d for d in divisors if d >= _CHUNKS_PER_STAGE * stages), common)

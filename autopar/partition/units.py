@@ -1,7 +1,8 @@
 """Where a step may be cut: its forward pass as a chain of units.
 
 Between two units little passes on: no more than :data:`_NARROW` times the least that passes anywhere in between. In a
-Transformer these are the points where only the residual stream is alive. Cuts that stand at the same place of
+Transformer these are the points where only the residual stream is alive (and, in a
+decoder, the encoder's output). Cuts that stand at the same place of
 repeated code (a layer's first line, reached from the same call) are taken or left together, so that equal layers become
 equal units. ``autopar.stage_boundary`` marks places where the user wants a cut.
 """
@@ -18,7 +19,7 @@ from autopar.ir import Op, Step
 from autopar.partition.loop_stages import forward_ops
 from autopar.partition.timing import Timing
 
-_NARROW = 1.5
+_NARROW = 2.5
 _LITTLE = 4  # less than a fourth of an equal share of the work is too little for a unit
 _EDGES = 0.02  # of the work: what passes before the first and after the last layer says nothing about those between
 

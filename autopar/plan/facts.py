@@ -201,6 +201,7 @@ class PlanFacts:
       microbatches: parts in which the batch is computed, one after the other.
       per_microbatch: what couples the examples of a batch is computed over each micro-batch alone.
       phase_s: predicted seconds per step by phase of the work: ``forward``, ``backward``, ``update``.
+      chunks: of a model that scans over stacked layers, in how many parts the stack was cut before its stages were.
       schedule: the order of the stages' tasks, ``1f1b``; empty without stages.
       stages: of a pipeline, in order.
       idle_s: seconds per step for which the average device waits for other stages (the *bubble*).
@@ -231,6 +232,7 @@ class PlanFacts:
     microbatches: int = 1
     per_microbatch: bool = False
     phase_s: Mapping[str, float] = field(default_factory=dict, repr=False)
+    chunks: int = 1
     schedule: str = ""
     stages: tuple[StageFacts, ...] = ()
     idle_s: float = 0.0

@@ -185,7 +185,8 @@ def _read_stage(found: Mapping[str, Any]) -> StageFacts:
 
 # Fields that files of format 1 do not have: one program, one micro-batch.
 _SINCE_2 = frozenset({
-    "microbatches", "per_microbatch", "phase_s", "schedule", "stages", "idle_s", "pipeline_bound_s", "other_pipelines",
+    "chunks", "microbatches", "per_microbatch", "phase_s", "schedule", "stages", "idle_s", "pipeline_bound_s",
+    "other_pipelines",
 })  # fmt: skip
 
 # How each field is read from JSON; the others are read as they are. `check` sees to the types.
