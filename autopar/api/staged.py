@@ -69,7 +69,8 @@ def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device] | None) -> B
     parts = unstacked(traced, plan.chunks)
     staged = StagedStep(parts.traced, plan.microbatches, per_microbatch=plan.per_microbatch)
     staging = staged.staging(tuple(stage.begin for stage in plan.stages))
-    schedule = make_schedule(plan.schedule, len(plan.stages), plan.microbatches)
+    workers = len({stage.devices for stage in plan.stages})
+    schedule = make_schedule(plan.schedule, len(plan.stages), plan.microbatches, workers)
     lowered: list[StagePrograms] = []
     meshes: list[Mesh | AbstractMesh] = []
     for info, stage in zip(staging.stages, plan.stages, strict=True):
@@ -258,9 +259,10 @@ def shutdown() -> None:
 
 
 def _hosts(plan: Plan) -> list[int]:
-    """For each stage, over how many hosts its devices reach."""
+    """For each worker, over how many hosts its devices reach."""
     size = Cluster.from_dict(plan.cluster).levels[0].size
-    return [-(-(stage.devices[1] - stage.devices[0]) // size) for stage in plan.stages]
+    workers = dict.fromkeys(stage.devices for stage in plan.stages)
+    return [-(-(stop - start) // size) for start, stop in workers]
 
 
 def _part(leaf: Any, part: Part) -> Any:

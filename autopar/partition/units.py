@@ -1,10 +1,9 @@
 """Where a step may be cut: its forward pass as a chain of units.
 
-Between two units little passes on: no more than :data:`_NARROW` times the least that passes anywhere in between. In a
-Transformer these are the points where only the residual stream is alive (and, in a
-decoder, the encoder's output). Cuts that stand at the same place of
-repeated code (a layer's first line, reached from the same call) are taken or left together, so that equal layers become
-equal units. ``autopar.stage_boundary`` marks places where the user wants a cut.
+Between two units little passes on: no more than :data:`_NARROW` times the least that passes anywhere near. In a
+Transformer these are the points where only the residual stream is alive (and, in a decoder, the encoder's output).
+Cuts that stand at the same place of repeated code (a layer's first line, reached from the same call) are taken or left
+together, so that equal layers become equal units. ``autopar.stage_boundary`` marks places where the user wants a cut.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from autopar.ir import Op, Step
 from autopar.partition.loop_stages import forward_ops
 from autopar.partition.timing import Timing
 
-_NARROW = 2.5
+_NARROW = 1.5
+_NEAR = 1 / 8  # of the work, to either side
 _LITTLE = 4  # less than a fourth of an equal share of the work is too little for a unit
 _EDGES = 0.02  # of the work: what passes before the first and after the last layer says nothing about those between
 
@@ -97,10 +97,10 @@ def _cuts(ops: Sequence[Op], crossing: Sequence[int], flops: Sequence[float], mo
     inner = [k for k in range(1, len(ops)) if _EDGES * total < done[k] < (1 - _EDGES) * total]
     if not inner or not total:
         return asked
-    narrow = _NARROW * min(crossing[k] for k in inner)
+    narrow = [_NARROW * least for least in _least_near(crossing, done, inner, _NEAR * total)]
     places: list[int] = []
     for k in range(1, len(ops)):
-        if crossing[k] > narrow or min(done[k], total - done[k]) * _LITTLE * most < total:
+        if crossing[k] > narrow[k] or min(done[k], total - done[k]) * _LITTLE * most < total:
             continue
         if places and (done[k] - done[places[-1]]) * _LITTLE * most < total:
             # Of neighbouring places with little work between them, the narrowest, and of those the first.
@@ -117,6 +117,16 @@ def _cuts(ops: Sequence[Op], crossing: Sequence[int], flops: Sequence[float], mo
         if len(chosen) + len(group) < most:
             chosen += group
     return sorted(set(chosen))
+
+
+def _least_near(crossing: Sequence[int], done: Sequence[float], inner: Sequence[int], reach: float) -> list[int]:
+    """Per position, the least that passes at any of ``inner`` within ``reach`` of work."""
+    places = [done[k] for k in inner]
+    found = []
+    for at in done[: len(crossing)]:
+        near = inner[bisect.bisect_left(places, at - reach) : bisect.bisect_right(places, at + reach)]
+        found.append(min(crossing[k] for k in near or inner))
+    return found
 
 
 def _digest(step: Step, ops: Sequence[Op]) -> str:

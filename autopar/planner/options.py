@@ -12,7 +12,7 @@ from autopar.planner.solve import SOLVERS
 STRATEGIES = ("auto", "data", "fsdp", "megatron", "expert")
 BACKENDS = ("shard_map", "gspmd")
 REMATS = ("auto", "none", "full")
-PIPELINES = ("1f1b", "gpipe", "zb-h1")
+PIPELINES = ("1f1b", "gpipe", "interleaved", "zb-h1")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Options:
       stages: exactly so many pipeline stages of equal size; None leaves their number to the planner, up to
         ``max_stages``.
       max_stages: the most pipeline stages to consider; 1 is no pipeline.
-      schedule: the order in which stages work on micro-batches: ``1f1b``, ``gpipe`` or ``zb-h1``.
+      schedule: the order in which stages work on micro-batches: ``1f1b``, ``gpipe``, ``zb-h1`` or ``interleaved``.
+      stages_per_worker: with ``interleaved``, how many of the ``stages`` share their devices, 2 or more; else 1.
       remat: what stages keep of each micro-batch in flight: ``none`` keeps all that the backward pass reads, ``full``
         only what passes between units, and computes the rest again; ``auto`` decides for each stage.
       backend: ``shard_map`` runs exactly the planned collectives; ``gspmd`` hands XLA the layouts.
@@ -62,6 +63,7 @@ class Options:
     stages: int | None = None
     max_stages: int = 1
     schedule: str = "1f1b"
+    stages_per_worker: int = 1
     remat: str = "auto"
     backend: str = "shard_map"
 
@@ -93,7 +95,8 @@ class Options:
         for name in ("divide_work", "per_microbatch"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} must be True or False; found {getattr(self, name)!r}.")
-        for name in ("microbatches", "max_stages", *(() if self.stages is None else ("stages",))):
+        self._check_workers()
+        for name in ("microbatches", "max_stages", "stages_per_worker", *(() if self.stages is None else ("stages",))):
             if not _whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise OptionError(f"{name} must be a whole number from 1 up; found {getattr(self, name)!r}.")
         for name in ("tie_above", "group_above", "prune_above"):
@@ -107,6 +110,19 @@ class Options:
             raise OptionError(
                 "hints must map argument paths to layouts, such as {\"params['w']\": 'S0'} for a mesh of one axis; "
                 f"found {self.hints!r}."
+            )
+
+    def _check_workers(self) -> None:
+        several = self.stages_per_worker
+        if (self.schedule == "interleaved") != (several != 1):
+            raise OptionError(
+                f"schedule {self.schedule!r} with stages_per_worker={several!r}: 'interleaved' puts 2 or more "
+                "stages on each worker, the other schedules one."
+            )
+        if several != 1 and (not _whole(self.stages) or not _whole(several) or self.stages % several):
+            raise OptionError(
+                f"schedule 'interleaved' needs a number of stages that stages_per_worker={several!r} divides; found "
+                f"stages={self.stages!r}."
             )
 
 

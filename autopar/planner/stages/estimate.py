@@ -32,7 +32,7 @@ class Estimate:
       forward_s, backward_s: seconds of one micro-batch.
       weight_s: the part of ``backward_s`` that no other stage waits for.
       once_s: seconds once per step.
-      static_bytes: the state, on one device.
+      static_bytes: the state and the sums over micro-batches, on one device.
       residual_bytes: what one micro-batch keeps on one device.
       joint_bytes: the part of it that comes in or passes between units.
       peak_bytes: on one device, with one micro-batch at a time.
@@ -89,7 +89,7 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int,
         backward_s,
         backward_s * weights / max(sum(work.values()), 1.0),
         plan.phase_s["update"],
-        sum(n for kind, n in plan.memory.items() if kind in _STATIC),
+        sum(n for kind, n in plan.memory.items() if kind in _STATIC) + _sums_bytes(step, plan),
         *_residual_bytes(step, info, plan, joints),
         plan.peak_bytes,
         *_sent_bytes(step, info, microbatches),
@@ -180,6 +180,14 @@ def _work(op: Op) -> float:
 
 def _loop(step: Step) -> Op:
     return next(op for op in step.graph.ops if op.loop is not None and not op.where.mark)
+
+
+def _sums_bytes(step: Step, plan: PlanFacts) -> int:
+    loop = _loop(step)
+    assert loop.loop is not None
+    (body,) = loop.regions
+    sums = [step.graph.values[v] for v in body.inputs[loop.loop.consts : loop.loop.consts + loop.loop.carry]]
+    return sum(local_size(v.shape, plan.layouts[v.id], plan.mesh_shape) * item_bytes(v.dtype) for v in sums)
 
 
 def _residual_bytes(step: Step, info: StageSection, plan: PlanFacts, joints: frozenset[int]) -> tuple[int, int]:

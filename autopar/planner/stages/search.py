@@ -40,6 +40,7 @@ from autopar.simulate import Timeline, simulate_schedule
 Progress = Callable[[str], None]
 
 _FILL = {"gpipe": 1.0, "1f1b": 1.0, "zb-h1": 1 / 3}
+_PASSING = 0.2  # of the memory: for what a unit holds only while it is computed, which its neighbours can hold, too
 _BUDGETS = 3  # how often a stage is planned again in less memory
 _FINALISTS = 6
 _PLANNED = 2
@@ -131,7 +132,8 @@ class _Search:
         self.units = self.problem.units
         self.microbatches = self.problem.microbatches
         self.shapes = self.cluster.submeshes(powers=True)
-        self.memory_bytes = self.options.memory_bytes or self.cluster.device.memory_bytes
+        memory_bytes = self.options.memory_bytes or self.cluster.device.memory_bytes
+        self.memory_bytes = memory_bytes / self.options.stages_per_worker
         self.lock = threading.Lock()
         self.known: dict[tuple[tuple[str, int], bool], Estimate | None] = {}
         self.sums: dict[tuple[int, bool], Sums] = {}
@@ -164,7 +166,7 @@ class _Search:
 
     def _planned_unit(self, index: int, shape: int, lean: bool) -> Estimate | None:
         submesh = self.shapes[shape]
-        share = self.cluster.devices / (len(self.units) * submesh.devices)
+        share = (1 - _PASSING) * self.cluster.devices / (len(self.units) * submesh.devices) + _PASSING
         free = self.known.get((self._key(index, shape), False))
         if lean and (free is None or share >= 1 or free.peak_bytes <= share * self.memory_bytes):
             return free
@@ -243,7 +245,7 @@ class _Search:
 
     def _most_stages(self) -> int:
         asked = self.options.stages or self.options.max_stages
-        available = min(len(self.units), self.cluster.devices)
+        available = min(len(self.units), self.cluster.devices * self.options.stages_per_worker)
         if self.options.stages and self.options.stages > available:
             raise OptionError(
                 f"{self.options.stages} stages were asked for, but {self.problem.step.name} has {len(self.units)} "
@@ -260,7 +262,8 @@ class _Search:
 
         exact = self.options.stages
         if exact is not None:
-            even = even_partition(len(self.units), self.shapes, self.cluster.devices, cost, self.microbatches, exact)
+            devices = self.cluster.devices * self.options.stages_per_worker  # as if every stage had its own
+            even = even_partition(len(self.units), self.shapes, devices, cost, self.microbatches, exact)
             return ([even], even.step_s) if even is not None else ([], 0.0)
         fill = _FILL.get(self.options.schedule, 1.0)
         arguments = (len(self.units), self.shapes, self.cluster.devices, cost, self.microbatches)
@@ -282,12 +285,14 @@ class _Search:
         return [] if found is None else [found]
 
     def _simulated(self, spans: Sequence[Span], estimates: Sequence[Estimate]) -> Candidate | None:
-        schedule = make_schedule(self.options.schedule, len(spans), self.microbatches)
+        workers = len(spans) // self.options.stages_per_worker
+        schedule = make_schedule(self.options.schedule, len(spans), self.microbatches, workers)
         submeshes = tuple(self.shapes[s.shape] for s in spans)
         try:
-            devices = place(self.cluster, submeshes)
+            placed = place(self.cluster, submeshes[:workers])
         except ClusterError:
             return None
+        devices = tuple(placed[w] for w in schedule.worker_of)
         splits = Kind.WEIGHT in schedule.kinds
 
         def task_s(task: Task) -> float:
@@ -323,11 +328,10 @@ class _Search:
 
     def _whole_stage(self, begins: Sequence[int], index: int, span: Span, held: int, shape: Submesh) -> Estimate | None:
         """A stage planned as a whole within the memory that the micro-batches in flight leave; equal ones once."""
-        alike = tuple(u.like for u in self.units[span.first : span.stop])
-        key = (alike, span.shape, held, index == 0, index == len(begins) - 1)
+        step, info = self.problem.stage(begins, index)
+        key = (step.graph.fingerprint, span.shape, held)
         self.counts.asked += 1
         if key not in self.planned:
-            step, info = self.problem.stage(begins, index)
             found = [self._fitting(step, info, shape, held, remat) for remat in sorted({w.remat for w in self.ways})]
             fitting = [e for e in found if e is not None]
             if not fitting:
