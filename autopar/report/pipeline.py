@@ -47,12 +47,7 @@ def pipeline_page(plan: PlanFacts) -> Page:
 
 def fullest_stage(plan: PlanFacts) -> int:
     """The stage whose devices hold most."""
-    return max(range(len(plan.stages)), key=lambda s: stage_peak_bytes(plan.stages[s]))
-
-
-def stage_peak_bytes(stage: StageFacts) -> int:
-    """Predicted peak memory of one of a stage's devices: that of its plan, and the further micro-batches in flight."""
-    return stage.plan.peak_bytes + (stage.in_flight - 1) * stage.residual_bytes
+    return max(range(len(plan.stages)), key=lambda s: plan.stages[s].peak_bytes)
 
 
 def _prediction(plan: PlanFacts, cluster: Cluster) -> tuple[str, ...]:
@@ -112,7 +107,7 @@ def _held(plan: PlanFacts) -> Table:
     rows = tuple(
         (
             str(s),
-            bytes_text(stage_peak_bytes(stage)),
+            bytes_text(stage.peak_bytes),
             str(stage.in_flight),
             *(bytes_text(n) if n else "-" for n in (stage.residual_bytes, stage.sends_bytes, stage.returns_bytes)),
         )

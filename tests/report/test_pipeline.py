@@ -6,7 +6,7 @@ import pytest
 from autopar.plan import MeshAxis
 from autopar.report import plan_text, sentence
 from autopar.report.drawing import drawing
-from tests.report.plans import decoder, pipeline
+from tests.report.plans import pipeline
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -31,10 +31,6 @@ def test_stages_that_differ_are_said_apart():
     assert "; stage 0: mesh x=2 y=4, data parallel over x, " in said and said.endswith("; stage 1: one device")
     three = dataclasses.replace(plan, stages=(stages[0], stages[1], stages[1]))
     assert sentence(three).endswith("; stages 1-2: one device")
-
-
-def test_micro_batches_without_stages():
-    assert sentence(decoder(microbatches=8)).startswith("8 micro-batches, mesh x=2 y=4: ")
 
 
 @pytest.mark.parametrize("width", [80, 120])
