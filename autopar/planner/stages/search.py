@@ -250,7 +250,18 @@ class _Search:
                 f"units that may be a stage, and cluster {self.cluster.name!r} has {self.cluster.devices} devices. Ask "
                 f"for at most {available} stages, or mark places to cut with autopar.stage_boundary."
             )
+        if self.options.stages and not self._even(asked):
+            possible = [n for n in range(1, available + 1) if self._even(n)]
+            raise OptionError(
+                f"{asked} equal stages do not divide the {self.cluster.devices} devices of cluster "
+                f"{self.cluster.name!r} into parts that a stage may have: some devices of one host, or whole hosts. "
+                f"Ask for {', '.join(map(str, possible))} stages, or for max_stages={asked}, whose stages may differ."
+            )
         return min(asked, available)
+
+    def _even(self, stages: int) -> bool:
+        """Whether some shape of submesh is one part of so many."""
+        return any(shape.devices * stages == self.cluster.devices for shape in self.shapes)
 
     def _partitions(self, most: int) -> tuple[list[Partition], float]:
         """Finalists of all schedules and numbers of stages allowed, and the least that any can take."""
