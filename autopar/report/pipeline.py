@@ -34,7 +34,7 @@ def pipeline_page(plan: PlanFacts) -> Page:
     sections = [
         Section("Prediction", (Lines(_prediction(plan, cluster)),)),
         Section("Stages; seconds of one micro-batch, and once per step", (_stages(plan),)),
-        Section("What they hold on each device, and send for one micro-batch", (_held(plan),)),
+        Section("Micro-batches: how many a stage holds, what it keeps and sends for each", (_held(plan),)),
         *_drawing(plan),
         _communication(plan),
         memory_section(plan, f"on each device of stage {fullest_stage(plan)}, the fullest"),
@@ -102,7 +102,8 @@ def _stages(plan: PlanFacts) -> Table:
 
 
 def _held(plan: PlanFacts) -> Table:
-    titles = ("peak", "micro-batches in flight", "each keeps", "sends on", "sends back")
+    titles = ("peak", "in flight", "each keeps", "sends on", "sends back")
+    remade = any(stage.remat for stage in plan.stages)
     shown, rest = head(tuple(enumerate(plan.stages)), _STAGES)
     rows = tuple(
         (
@@ -110,10 +111,15 @@ def _held(plan: PlanFacts) -> Table:
             bytes_text(stage.peak_bytes),
             str(stage.in_flight),
             *(bytes_text(n) if n else "-" for n in (stage.residual_bytes, stage.sends_bytes, stage.returns_bytes)),
+            *(("all else" if stage.remat else "-",) if remade else ()),
         )
         for s, stage in shown
     )
-    columns = (Column("stage"), *(Column(t, right=True) for t in titles))
+    columns = (
+        Column("stage"),
+        *(Column(t, right=True) for t in titles),
+        *((Column("computes again"),) if remade else ()),
+    )
     return Table(columns, rows, f"and {len(rest)} more" if rest else "")
 
 

@@ -48,6 +48,13 @@ def test_a_page_says_what_is_idle_and_what_is_held():
     assert "idle    8 of the cluster's 24 devices have no stage" in plan_text(pipeline(hosts=3))
 
 
+def test_stages_that_compute_again_say_so():
+    plan = pipeline()
+    assert "computes again" not in plan_text(plan)
+    stages = (dataclasses.replace(plan.stages[0], remat=True), plan.stages[1])
+    assert "computes again" in plan_text(dataclasses.replace(plan, stages=stages))
+
+
 def test_every_task_is_drawn_once_in_order():
     rows = drawing(pipeline("zb-h1"))
     assert [row[:7] for row in rows] == ["stage 0", "stage 1"]

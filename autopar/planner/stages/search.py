@@ -248,7 +248,7 @@ class _Search:
             raise OptionError(
                 f"{self.options.stages} stages were asked for, but {self.problem.step.name} has {len(self.units)} "
                 f"units that may be a stage, and cluster {self.cluster.name!r} has {self.cluster.devices} devices. Ask "
-                f"for at most {available} stages, or mark places to cut with autopar.stage_boundary."
+                f"for at most {available} stages."
             )
         if self.options.stages and not self._even(asked):
             possible = [n for n in range(1, available + 1) if self._even(n)]
