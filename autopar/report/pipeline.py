@@ -86,7 +86,7 @@ def _stages(plan: PlanFacts) -> Table:
     splits = plan.schedule == "zb-h1"
 
     def row(s: int, stage: StageFacts) -> tuple[str, ...]:
-        waited = stage.backward_s - (stage.weight_s if splits else 0.0)
+        waited = max(stage.backward_s - (stage.weight_s if splits else 0.0), 0.0)
         tasks = (stage.forward_s, waited, *([stage.weight_s] if splits else []), stage.once_s)
         mesh = "x".join(map(str, stage.plan.mesh_shape))
         return (str(s), range_text(stage.units), range_text(stage.devices), mesh, *map(seconds_text, tasks))

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,10 @@ def test_every_task_is_drawn_once_in_order():
 def test_tasks_too_many_to_be_told_apart_are_not_drawn():
     assert drawing(pipeline(microbatches=64)) == ()
     assert "The step as predicted" not in plan_text(pipeline(microbatches=64))
+
+
+def test_a_backward_pass_of_weights_alone_takes_no_time_however_it_was_rounded():
+    plan = pipeline("zb-h1")
+    first = dataclasses.replace(plan.stages[0], weight_s=math.nextafter(plan.stages[0].backward_s, 1))
+    text = plan_text(dataclasses.replace(plan, stages=(first, plan.stages[1])))
+    assert next(line for line in text.splitlines() if line.startswith("  0 ")).split()[4:8] == ["7.5", "ms", "0", "s"]

@@ -307,7 +307,7 @@ class _Search:
                 return e.forward_s
             if task.kind == Kind.WEIGHT:
                 return e.weight_s
-            return e.backward_s - (e.weight_s if splits else 0.0)
+            return max(e.backward_s - (e.weight_s if splits else 0.0), 0.0)
 
         def between_s(source: int, target: int) -> float:
             link = link_between(self.cluster, devices[source], devices[target])
