@@ -55,8 +55,13 @@ class Plan(PlanFacts):
           where the plan was loaded from a file (a file knows paths, not pytrees).
 
         Raises:
-          PlanError: the mesh has other axes.
+          PlanError: the mesh has other axes, or the plan has stages, each with a mesh of its own.
         """
+        if self.stages:
+            raise PlanError(
+                f"a plan of {len(self.stages)} stages has no layouts on one mesh: each stage has its own devices and "
+                "mesh. See plan.stages[0].plan.arguments for the layouts of stage 0, or plan without stages."
+            )
         found = tuple((str(n), int(s)) for n, s in mesh.shape.items())
         wanted = tuple((a.name, a.size) for a in self.mesh)
         if found != wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +16,34 @@ from jax.sharding import AbstractMesh, Mesh
 
 from autopar.api.handles import Handle
 from autopar.api.plan import Plan
-from autopar.errors import PlanError
+from autopar.errors import OptionError, PlanError
 from autopar.lower import (
+    PipelineAudit,
+    StageAudit,
     StagedStep,
     StagePrograms,
     Unstacked,
     assemble,
+    audit_rows,
+    compiled,
     device_mesh,
     enough_devices,
+    memory,
     stage_programs,
     unstacked,
 )
 from autopar.mesh import Cluster
 from autopar.partition import Part
-from autopar.runtime import LocalRuntime, Runtime, Span, ray_runtime
+from autopar.runtime import (
+    LocalRuntime,
+    Run,
+    Runtime,
+    Span,
+    instructions,
+    peak_bytes,
+    program_avals,
+    ray_runtime,
+)
 from autopar.schedule import Kind, Pipeline, make_schedule
 from autopar.trace import Traced, flatten_args
 
@@ -101,6 +116,19 @@ def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device] | None) -> B
     )
 
 
+def compile_stages(built: Built, meshes: Sequence[Mesh]) -> list[dict[str, jax.stages.Compiled]]:
+    """Each stage's programs, compiled for its devices, by name."""
+    microbatches = built.pipeline.schedule.microbatches
+    found: list[dict[str, jax.stages.Compiled]] = []
+    for stage, programs, mesh in zip(built.pipeline.stages, built.programs, meshes, strict=True):
+        lowered = {
+            name: programs.functions[name].lower(*program_avals(stage, program, mesh, microbatches))
+            for name, program in stage.programs.items()
+        }
+        found.append({name: compiled(program, mesh) for name, program in lowered.items()})
+    return found
+
+
 class StagedExecutable:
     """A step cut into stages, ready to run.
 
@@ -110,6 +138,8 @@ class StagedExecutable:
     Attributes:
       plan: what it runs.
       pipeline: its stages and programs, as data.
+      programs: "stage 0 forward" -> ``jax.stages.Compiled``; empty where each process of a runtime compiles its own.
+      timeline: when each program ran in the last call of :meth:`timed`.
     """
 
     def __init__(
@@ -120,7 +150,7 @@ class StagedExecutable:
         devices: Sequence[jax.Device] | None = None,
         runtime: str = "local",
     ) -> None:
-        """Lower the stages of ``plan`` for ``traced``.
+        """Lower and compile the stages of ``plan`` for ``traced``.
 
         Args:
           traced: the step.
@@ -134,6 +164,7 @@ class StagedExecutable:
         """
         self.plan = plan
         self._traced = traced
+        self._compiled: list[dict[str, jax.stages.Compiled]] = []
         if runtime == "ray":
             built = build(traced, plan, None)
             self._runtime: Runtime = ray_runtime(
@@ -147,8 +178,12 @@ class StagedExecutable:
             found = enough_devices(count, f"the plan has {len(plan.stages)} stages on {count} devices", devices)
             built = build(traced, plan, found)
             meshes = [m for m in built.meshes if isinstance(m, Mesh)]
-            self._runtime = LocalRuntime(built.pipeline, [p.functions for p in built.programs], meshes)
+            self._compiled = compile_stages(built, meshes)
+            self._runtime = LocalRuntime(built.pipeline, self._compiled, meshes)
         self.pipeline = built.pipeline
+        self.programs: Mapping[str, jax.stages.Compiled] = {
+            f"stage {s} {name}": program for s, found in enumerate(self._compiled) for name, program in found.items()
+        }
         _OPEN.add(self)
         self._steps = 0
         self._loaded = False
@@ -158,6 +193,29 @@ class StagedExecutable:
         self._parts = built.unstacked
         self._kept = {i for i, _ in built.unstacked.traced.step.state}
         self.timeline: list[Span] = []
+
+    @property
+    def audit(self) -> PipelineAudit:
+        """The compiled programs beside the plan, stage by stage.
+
+        Raises:
+          OptionError: the runtime is not ``local``, so the programs are in other processes.
+        """
+        if not self._compiled:
+            raise OptionError(
+                "the audit reads compiled programs, and those of this runtime are in its own processes. Compile the "
+                "same plan with runtime='local' to audit it."
+            )
+        used = [{name: memory(program) for name, program in found.items()} for found in self._compiled]
+        peaks = peak_bytes(self.pipeline, used)
+        runs: Counter[tuple[int, str]] = Counter(
+            (i.stage, i.program) for code in instructions(self.pipeline) for i in code if isinstance(i, Run)
+        )
+        stages = []
+        for s, (stage, found) in enumerate(zip(self.plan.stages, self._compiled, strict=True)):
+            rows = audit_rows(stage.plan.collectives, [(runs[s, name], program) for name, program in found.items()])
+            stages.append(StageAudit(rows, stage.peak_bytes, peaks[self.pipeline.schedule.worker_of[s]], used[s]))
+        return PipelineAudit(tuple(stages))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one step; it returns before the step is computed.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import typer
@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autopar.api import Plan, compile, load_plan, plan
+from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
 from autopar.cli.arguments import find_model, parse_memory, parse_mesh, provide_devices
 from autopar.cli.progress import notes, planning, training
-from autopar.cli.train import data_for, train
+from autopar.cli.train import bubbles, data_for, train
 from autopar.errors import AutoparError, OptionError
 from autopar.mesh import Cluster
 from autopar.models import MODELS
@@ -53,6 +53,9 @@ Microbatches = Annotated[int, typer.Option(help="Parts of the batch, computed on
 PerMicrobatch = Annotated[
     bool, typer.Option("--per-microbatch", help="Batch statistics over each micro-batch alone, as in GPipe")
 ]
+Stages = Annotated[int | None, typer.Option(help="Exactly so many pipeline stages of equal size")]
+MaxStages = Annotated[int, typer.Option(help="The most pipeline stages to consider; 1 is no pipeline")]
+ScheduleName = Annotated[str, typer.Option("--schedule", help="Of the stages: 1f1b, gpipe or zb-h1")]
 TimeLimit = Annotated[float, typer.Option(help="Seconds for the solver; the best plan so far is kept")]
 Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON")]
 
@@ -67,6 +70,9 @@ def plan_command(
     memory: Memory = None,
     microbatches: Microbatches = 1,
     per_microbatch: PerMicrobatch = False,
+    stages: Stages = None,
+    max_stages: MaxStages = 1,
+    schedule: ScheduleName = "1f1b",
     time_limit: TimeLimit = 120.0,
     sizes: Sizes = None,
     save: Annotated[Path | None, typer.Option(metavar="PLAN.json", help="Write the plan to a file")] = None,
@@ -81,9 +87,20 @@ def plan_command(
       autopar plan moe --cluster cpu:8 --strategy expert --mesh 2x4
       autopar plan mlp --cluster cpu:8 --memory 64KiB
       autopar plan bert --cluster cpu:8 --microbatches 4
+      autopar plan mlp --cluster cpu:4 --microbatches 4 --max-stages 4
     """
     recipe = find_model(model, preset, sizes or ())
-    options = _options(strategy, mesh, memory, time_limit, microbatches, per_microbatch)
+    options = _options(
+        mesh,
+        memory,
+        strategy=strategy,
+        time_limit_s=time_limit,
+        microbatches=microbatches,
+        per_microbatch=per_microbatch,
+        stages=stages,
+        max_stages=max_stages,
+        schedule=schedule,
+    )
     target = Cluster.parse(cluster)
     if save is not None:
         _check_folder(save)
@@ -118,10 +135,14 @@ def train_command(
     memory: Memory = None,
     microbatches: Microbatches = 1,
     per_microbatch: PerMicrobatch = False,
+    stages: Stages = None,
+    max_stages: MaxStages = 1,
+    schedule: ScheduleName = "1f1b",
     time_limit: TimeLimit = 120.0,
     sizes: Sizes = None,
     plan_file: Annotated[Path | None, typer.Option("--plan", metavar="PLAN.json", help="Run a saved plan")] = None,
     backend: Annotated[str, typer.Option(help="shard_map (exactly as planned) or gspmd (XLA's choice)")] = "shard_map",
+    runtime: Annotated[str, typer.Option(help="Of stages: local (this process) or ray (a Ray cluster)")] = "local",
     seed: Annotated[int, typer.Option(help="Of the initial parameters")] = 0,
 ) -> None:
     """Plan a model, train it on this machine's devices, and compare what was compiled with the plan.
@@ -133,9 +154,21 @@ def train_command(
       autopar train moe --cluster cpu:8 --steps 50
       autopar train gpt --cluster cpu:8 --strategy fsdp
       autopar train gpt --plan plan.json
+      autopar train mlp --cluster cpu:4 --microbatches 4 --max-stages 4
     """
     recipe = find_model(model, preset, sizes or ())
-    options = _options(strategy, mesh, memory, time_limit, microbatches, per_microbatch, backend)
+    options = _options(
+        mesh,
+        memory,
+        strategy=strategy,
+        time_limit_s=time_limit,
+        microbatches=microbatches,
+        per_microbatch=per_microbatch,
+        stages=stages,
+        max_stages=max_stages,
+        schedule=schedule,
+        backend=backend,
+    )
     given = load_plan(plan_file) if plan_file is not None else None
     target = Cluster.parse(cluster) if given is None else Cluster.from_dict(given.cluster)
     provide_devices(target)
@@ -150,6 +183,7 @@ def train_command(
             cluster=target,
             options=options,
             donate_argnums=0,
+            runtime=runtime,
             progress=line,
         )
     out = Console(highlight=False)
@@ -158,7 +192,10 @@ def train_command(
     with training(console, steps, data.unit) as progress:
         losses = train(step, state, data, steps, progress)
     out.print(f"\nloss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {steps}\n")
-    print_audit(step.audit, out)
+    if isinstance(step, StagedExecutable):
+        out.print(f"{bubbles(step)}\n")
+    if step.programs:
+        print_audit(step.audit, out)
 
 
 @app.command()
@@ -205,24 +242,8 @@ def _table(*titles: str) -> Table:
     return table
 
 
-def _options(
-    strategy: str,
-    mesh: str | None,
-    memory: str | None,
-    time_limit_s: float,
-    microbatches: int,
-    per_microbatch: bool,
-    backend: str = "shard_map",
-) -> Options:
-    return Options(
-        strategy=strategy,
-        mesh=parse_mesh(mesh),
-        memory_bytes=parse_memory(memory),
-        time_limit_s=time_limit_s,
-        microbatches=microbatches,
-        per_microbatch=per_microbatch,
-        backend=backend,
-    )
+def _options(mesh: str | None, memory: str | None, **settings: Any) -> Options:
+    return Options(mesh=parse_mesh(mesh), memory_bytes=parse_memory(memory), **settings)
 
 
 def _check_folder(path: Path) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
+import numpy as np
 
-from autopar.api import Executable
+from autopar.api import Executable, StagedExecutable
 from autopar.models import Recipe
 from autopar.models.text import VOCAB, load_text
+from autopar.units import seconds_text
 
 Show = Callable[[int, float, float], None]
 
@@ -46,15 +47,30 @@ def data_for(recipe: Recipe) -> Data:
     return Data(lambda seed: text.batch(seed, size, sequence), about, "tokens", size * sequence)
 
 
-def train(step: Executable, state: Any, data: Data, steps: int, show: Show) -> list[float]:
-    """Run steps and return their losses; the first is not timed, as it moves the state to its place."""
+def train(step: Executable | StagedExecutable, state: Any, data: Data, steps: int, show: Show) -> list[float]:
+    """Run steps and return their losses; the first is not timed, as it moves the state to its place.
+
+    The last step of a pipeline is measured, for its timeline.
+    """
     losses: list[float] = []
     begin = time.perf_counter()
     for i in range(steps):
-        state, metrics = step(state, data.batch(i))
-        losses.append(float(jax.device_get(metrics["loss"])))
+        call = step.timed if isinstance(step, StagedExecutable) and i == steps - 1 else step
+        state, metrics = call(state, data.batch(i))
+        losses.append(float(np.asarray(metrics["loss"])))
         if i == 0:
             begin = time.perf_counter()
         spent_s = time.perf_counter() - begin
         show(i + 1, losses[-1], i * data.per_step / spent_s if i else 0.0)
     return losses
+
+
+def bubbles(step: StagedExecutable) -> str:
+    """A line: the share of the last step for which workers waited, and of the predicted one."""
+    spans, plan = step.timeline, step.plan
+    whole_s = max(span.end_s for span in spans)
+    workers = len({span.worker for span in spans})
+    busy_s = sum(span.end_s - span.start_s for span in spans)
+    measured = f"{1 - busy_s / (workers * whole_s):.0%} of {seconds_text(whole_s)}"
+    predicted = f"{plan.idle_s / plan.step_s:.0%} of {seconds_text(plan.step_s)}"
+    return f"bubble {measured} measured in the last step, {predicted} predicted"

@@ -1,6 +1,6 @@
 """From a plan and the traced step to SPMD programs with explicit collectives, and back: what XLA made of them."""
 
-from autopar.lower.audit import Audit, AuditRow, audit, memory_shortfall
+from autopar.lower.audit import Audit, AuditRow, PipelineAudit, StageAudit, audit, audit_rows, memory_shortfall
 from autopar.lower.compiling import compiled
 from autopar.lower.constrained import constrained_program
 from autopar.lower.emit import microbatched
@@ -17,11 +17,14 @@ __all__ = [
     "AuditRow",
     "HloCollective",
     "Memory",
+    "PipelineAudit",
+    "StageAudit",
     "StagePrograms",
     "StagedStep",
     "Unstacked",
     "assemble",
     "audit",
+    "audit_rows",
     "compiled",
     "constrained_program",
     "cut_parts",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
 
 from autopar.lower.hlo import Memory, hlo_collectives, memory
-from autopar.plan import PlanFacts
+from autopar.plan import CollectiveRecord, PlanFacts
 from autopar.units import bytes_text
 
 UNDER = 0.10
@@ -58,6 +59,49 @@ class Audit:
         return self.planned_peak_bytes / max(self.compiled_peak_bytes, 1)
 
 
+@dataclass(frozen=True)
+class StageAudit:
+    """The compiled programs of a pipeline's stage beside its plan.
+
+    Attributes:
+      rows: per kind of collective, over all micro-batches and what runs once.
+      planned_peak_bytes: predicted peak of one device, all micro-batches in flight included.
+      compiled_peak_bytes: what the stage's programs hold between them, and XLA's temporaries on top.
+      memory: XLA's figures in full, by program.
+    """
+
+    rows: tuple[AuditRow, ...]
+    planned_peak_bytes: int
+    compiled_peak_bytes: int
+    memory: Mapping[str, Memory]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every collective runs as planned."""
+        return all(row.agrees for row in self.rows)
+
+    @property
+    def peak_ratio(self) -> float:
+        """Predicted over compiled peak."""
+        return self.planned_peak_bytes / max(self.compiled_peak_bytes, 1)
+
+
+@dataclass(frozen=True)
+class PipelineAudit:
+    """A compiled pipeline beside its plan.
+
+    Attributes:
+      stages: each stage's audit, in order.
+    """
+
+    stages: tuple[StageAudit, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every collective of every stage runs as planned."""
+        return all(stage.agrees for stage in self.stages)
+
+
 def memory_shortfall(plan: PlanFacts, compiled: jax.stages.Compiled) -> str | None:
     """What to tell the user if the compiled program needs more memory than predicted, or None."""
     found, predicted = memory(compiled).peak_bytes, plan.peak_bytes
@@ -72,18 +116,30 @@ def memory_shortfall(plan: PlanFacts, compiled: jax.stages.Compiled) -> str | No
 
 def audit(plan: PlanFacts, compiled: jax.stages.Compiled) -> Audit:
     """Compare a compiled program with its plan."""
-    planned: dict[str, list[int]] = {}
-    for record in plan.collectives:
-        entry = planned.setdefault(record.kind, [0, 0])
+    used = memory(compiled)
+    rows = audit_rows(plan.collectives, [(1, compiled)])
+    return Audit(rows, plan.peak_bytes, used.peak_bytes, used)
+
+
+def audit_rows(
+    planned: Sequence[CollectiveRecord], programs: Iterable[tuple[int, jax.stages.Compiled]]
+) -> tuple[AuditRow, ...]:
+    """Planned collectives beside those of compiled programs, by kind.
+
+    Args:
+      planned: of one step.
+      programs: how often a step runs each, and the program.
+    """
+    wanted: dict[str, list[int]] = {}
+    for record in planned:
+        entry = wanted.setdefault(record.kind, [0, 0])
         entry[0] += record.count
         entry[1] += record.count * record.bytes
     found: dict[str, list[int]] = {}
-    for collective in hlo_collectives(compiled.as_text() or ""):
-        entry = found.setdefault(collective.kind, [0, 0])
-        entry[0] += collective.times
-        entry[1] += collective.times * collective.nbytes
-    rows = tuple(
-        AuditRow(kind, *planned.get(kind, (0, 0)), *found.get(kind, (0, 0))) for kind in sorted({*planned, *found})
-    )
-    used = memory(compiled)
-    return Audit(rows, plan.peak_bytes, used.peak_bytes, used)
+    for times, compiled in programs:
+        for collective in hlo_collectives(compiled.as_text() or ""):
+            entry = found.setdefault(collective.kind, [0, 0])
+            entry[0] += times * collective.times
+            entry[1] += times * collective.times * collective.nbytes
+    kinds = sorted({*wanted, *found})
+    return tuple(AuditRow(kind, *wanted.get(kind, (0, 0)), *found.get(kind, (0, 0))) for kind in kinds)

@@ -8,7 +8,7 @@ value of a micro-batch also in the converted form that the plan makes once for b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from autopar.errors import InternalError
@@ -130,11 +130,12 @@ class _Cutter:
             if not needed.isdisjoint(op.results):
                 early.add(op.id)
                 needed.update(op.operands)
+        rounds = self._rounds([op for op in self.graph.ops if op.id not in early and op is not self.loop])
         for op in self.graph.ops:
             if op.id in early:
                 self._put(op, PREPARE)
             elif op is not self.loop:
-                self._put(op, UPDATE + self.info.rounds.get(self._mark(op), 0))
+                self._put(op, rounds[op.id])
         for op in self.body.ops:
             mark = self._mark(op)
             if mark not in self.info.backward:
@@ -165,6 +166,27 @@ class _Cutter:
             if j <= k and v in self.again.get(j, ()):
                 return j
         return self.segment_of.get(v)
+
+    def _rounds(self, ops: Sequence[Op]) -> dict[int, int]:
+        """Op -> its update program: as late as its readers allow, so that new state is made where the old is given up.
+
+        What other stages or the caller wait for is made in the first round that can.
+        """
+        made: dict[int, int] = {}
+        rounds: dict[int, int] = {}
+        for op in ops:
+            first = UPDATE + self.info.rounds.get(self._mark(op), 0)
+            rounds[op.id] = max([first, *(made[v] for v in op.operands if v in made)])
+            made.update((v, rounds[op.id]) for v in op.results)
+        awaited = set(self.graph.outputs[len(self.info.state) : len(self.info.section.wholes_out)])
+        readers: dict[int, list[int]] = {}
+        for op in reversed(ops):
+            later = [k for v in op.results for k in readers.get(v, ())]
+            if later and awaited.isdisjoint(op.results):
+                rounds[op.id] = min(later)
+            for v in op.operands:
+                readers.setdefault(v, []).append(rounds[op.id])
+        return rounds
 
     def _mark(self, op: Op) -> int:
         return int(op.where.mark) if op.where.mark else -1
@@ -266,7 +288,10 @@ class _Cutter:
     def connect(self) -> None:
         """Give every program the forms that it reads and does not make."""
         reads = {k: self._reads(segment.ops) for k, segment in self.segments.items()}
-        self.early = {k: {form for form, late in found if not self._remade(form, late)} for k, found in reads.items()}
+        self.early = {
+            k: {form for form, late in (*found, *self.segments[k].outputs.values()) if not self._remade(form, late)}
+            for k, found in reads.items()
+        }
         for k in sorted(self.segments):
             segment = self.segments[k]
             for form, late in (*sorted(reads[k]), *segment.outputs.values()):
@@ -317,7 +342,7 @@ class _Cutter:
         elif maker == k:
             if layout != self.made[v] and source is not None:
                 self._bring(k, (v, source), False)
-        elif maker is not None and (earlier := self._converted_earlier(k, maker, form)) is not None:
+        elif (earlier := self._converted_earlier(k, maker, form)) is not None:
             self._hand_over(earlier, k, form)
         elif source is not None and layout != self.made.get(v):
             self._bring(k, (v, source), False)
@@ -332,9 +357,16 @@ class _Cutter:
     def _outside(self) -> set[int]:
         return {*self.graph.inputs, *self.graph.constants, *self.body.inputs, *self.loop.results}
 
-    def _converted_earlier(self, k: int, maker: int, form: Form) -> int | None:
-        """An earlier program that has a value of the same scope in this form already."""
-        scope = [j for j in self.segments if maker <= j < k and (j in _LOOP) == (maker in _LOOP)]
+    def _converted_earlier(self, k: int, maker: int | None, form: Form) -> int | None:
+        """An earlier program that has a value of the same scope in this form already.
+
+        What comes from outside and is converted in the loop is converted anew in each of its programs: a copy that is
+        handed on would be held for every micro-batch in flight.
+        """
+        if maker is None and k <= UPDATE:
+            return None
+        first = UPDATE if maker is None else maker
+        scope = [j for j in self.segments if first <= j < k and (j in _LOOP) == (first in _LOOP)]
         return next((j for j in sorted(scope) if form in self.early[j]), None)
 
     def _take(self, k: int, name: str, form: Form) -> None:
@@ -342,7 +374,11 @@ class _Cutter:
         inputs[name] = tuple(dict.fromkeys((*inputs.get(name, ()), form)))
 
     def _hand_over(self, maker: int, k: int, form: Form) -> None:
-        name = f"v{form[0]}:{text(form[1])}"
+        left = (name for name, (found, _) in self.segments[maker].outputs.items() if found == form)
+        name = next(left, f"v{form[0]}:{text(form[1])}")
+        if name in self.segments[maker].outputs:
+            self._take(k, name, form)
+            return
         self._buffer(name, form, "microbatch" if maker in _LOOP else "step")
         self.segments[maker].outputs.setdefault(name, (form, False))
         self._take(k, name, form)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ class StagePrograms:
     """
 
     stage: Stage
-    functions: Mapping[str, Callable[..., tuple[Array, ...]]] = field(repr=False)
+    functions: Mapping[str, jax.stages.Wrapped] = field(repr=False)
 
 
 def stage_programs(
@@ -64,7 +64,7 @@ def stage_programs(
     buffers = {name: writer.buffer(name, form, scope) for name, (form, scope) in segments.buffers.items()}
     buffers |= {name: Buffer(name, (), "int32", (), "step") for name in counters.values()}
     programs: dict[str, Program] = {}
-    functions: dict[str, Callable[..., tuple[Array, ...]]] = {}
+    functions: dict[str, jax.stages.Wrapped] = {}
     for k, segment in segments.programs.items():
         counter = counters.get(k)
         begun = tuple(counters.values()) if k == PREPARE else ()
@@ -113,7 +113,7 @@ class _Writer:
 
     def function(
         self, segment: Segment, program: Program, buffers: Mapping[str, Buffer], counter: str | None, joins: bool
-    ) -> Callable[..., tuple[Array, ...]]:
+    ) -> jax.stages.Wrapped:
         """The jitted program. Where it ``joins``, buffers of micro-batches come one argument each."""
         copies = [self.microbatches if joins and buffers[n].scope == "microbatch" else 1 for n in program.inputs]
         decisions = Decisions(self.plan.ops, self.plan.layouts, self.plan.moves, self.plan.remade)

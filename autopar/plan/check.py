@@ -9,8 +9,10 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autopar.errors import nearest
 from autopar.mesh import Cluster
 from autopar.plan.facts import Argument, PlanFacts
+from autopar.schedule import SCHEDULES
 from autopar.sharding.layout import REPLICATED, SUM, Layout, text
 
 
@@ -26,9 +28,8 @@ def check(plan: PlanFacts) -> None:
         if complaint:
             raise ValueError(f"{name!r}: {complaint}")
     names = plan.axis_names
-    for stage in plan.stages:
-        check(stage.plan)
     if plan.stages:
+        _check_stages(plan)
         return
     if not names or len(set(names)) < len(names) or any(size < 1 for size in plan.mesh_shape):
         raise ValueError(f"'mesh': axes {dict(zip(names, plan.mesh_shape, strict=True))} need names and positive sizes")
@@ -44,6 +45,23 @@ def check(plan: PlanFacts) -> None:
                 raise ValueError(f"{field!r}: there is no mesh axis {move.axis}")
     for layout in plan.layouts.values():
         _check_length("layouts", layout, len(names))
+
+
+def _check_stages(plan: PlanFacts) -> None:
+    for index, stage in enumerate(plan.stages):
+        try:
+            check(stage.plan)
+        except ValueError as error:
+            raise ValueError(f"'stages': stage {index}: {error}") from error
+        first, stop = stage.devices
+        if stop - first != stage.plan.devices:
+            raise ValueError(
+                f"'stages': stage {index} has devices {first} to {stop - 1}, its mesh has {stage.plan.devices}"
+            )
+    if plan.schedule not in SCHEDULES:
+        raise ValueError(f"'schedule': unknown schedule {plan.schedule!r}: {nearest(plan.schedule, SCHEDULES)}")
+    if plan.microbatches < 1:
+        raise ValueError(f"'microbatches': expected 1 or more, found {plan.microbatches}")
 
 
 def _check_placed(argument: Argument, mesh: Sequence[int]) -> None:

@@ -150,6 +150,11 @@ class StageFacts:
     returns_bytes: int
     remat: bool = False
 
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted peak memory of one device: that of the plan, and the further micro-batches in flight."""
+        return self.plan.peak_bytes + (self.in_flight - 1) * self.residual_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class PipelineRunnerUp:

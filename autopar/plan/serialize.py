@@ -179,8 +179,14 @@ def _read_step(words: Sequence[Any]) -> tuple[Layout, Move]:
 
 
 def _read_stage(found: Mapping[str, Any]) -> StageFacts:
-    pairs = {name: tuple(found[name]) for name in ("units", "devices")}
-    return StageFacts(**{**found, **pairs, "plan": _decode(found["plan"])})
+    read: Mapping[str, Callable[[Any], Any]] = {"units": tuple, "devices": tuple, "plan": _decode}
+    values = {}
+    for name, value in found.items():
+        try:
+            values[name] = read[name](value) if name in read else value
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{name}: {error}") from error
+    return StageFacts(**values)
 
 
 # Fields that files of format 1 do not have: one program, one micro-batch.

@@ -119,7 +119,7 @@ class Options:
                 f"schedule {self.schedule!r} with stages_per_worker={several!r}: 'interleaved' puts 2 or more "
                 "stages on each worker, the other schedules one."
             )
-        if several != 1 and (not _whole(self.stages) or not _whole(several) or self.stages % several):
+        if several != 1 and (self.stages is None or not _whole(self.stages) or self.stages % several):
             raise OptionError(
                 f"schedule 'interleaved' needs a number of stages that stages_per_worker={several!r} divides; found "
                 f"stages={self.stages!r}."

@@ -34,7 +34,7 @@ def pipeline_page(plan: PlanFacts) -> Page:
     sections = [
         Section("Prediction", (Lines(_prediction(plan, cluster)),)),
         Section("Stages; seconds of one micro-batch, and once per step", (_stages(plan),)),
-        Section("What they hold on each device, and send for one micro-batch", (_held(plan),)),
+        Section("Micro-batches: how many a stage holds, what it keeps and sends for each", (_held(plan),)),
         *_drawing(plan),
         _communication(plan),
         memory_section(plan, f"on each device of stage {fullest_stage(plan)}, the fullest"),
@@ -47,12 +47,7 @@ def pipeline_page(plan: PlanFacts) -> Page:
 
 def fullest_stage(plan: PlanFacts) -> int:
     """The stage whose devices hold most."""
-    return max(range(len(plan.stages)), key=lambda s: stage_peak_bytes(plan.stages[s]))
-
-
-def stage_peak_bytes(stage: StageFacts) -> int:
-    """Predicted peak memory of one of a stage's devices: that of its plan, and the further micro-batches in flight."""
-    return stage.plan.peak_bytes + (stage.in_flight - 1) * stage.residual_bytes
+    return max(range(len(plan.stages)), key=lambda s: plan.stages[s].peak_bytes)
 
 
 def _prediction(plan: PlanFacts, cluster: Cluster) -> tuple[str, ...]:
@@ -91,7 +86,7 @@ def _stages(plan: PlanFacts) -> Table:
     splits = plan.schedule == "zb-h1"
 
     def row(s: int, stage: StageFacts) -> tuple[str, ...]:
-        waited = stage.backward_s - (stage.weight_s if splits else 0.0)
+        waited = max(stage.backward_s - (stage.weight_s if splits else 0.0), 0.0)
         tasks = (stage.forward_s, waited, *([stage.weight_s] if splits else []), stage.once_s)
         mesh = "x".join(map(str, stage.plan.mesh_shape))
         return (str(s), range_text(stage.units), range_text(stage.devices), mesh, *map(seconds_text, tasks))
@@ -107,18 +102,24 @@ def _stages(plan: PlanFacts) -> Table:
 
 
 def _held(plan: PlanFacts) -> Table:
-    titles = ("peak", "micro-batches in flight", "each keeps", "sends on", "sends back")
+    titles = ("peak", "in flight", "each keeps", "sends on", "sends back")
+    remade = any(stage.remat for stage in plan.stages)
     shown, rest = head(tuple(enumerate(plan.stages)), _STAGES)
     rows = tuple(
         (
             str(s),
-            bytes_text(stage_peak_bytes(stage)),
+            bytes_text(stage.peak_bytes),
             str(stage.in_flight),
             *(bytes_text(n) if n else "-" for n in (stage.residual_bytes, stage.sends_bytes, stage.returns_bytes)),
+            *(("all else" if stage.remat else "-",) if remade else ()),
         )
         for s, stage in shown
     )
-    columns = (Column("stage"), *(Column(t, right=True) for t in titles))
+    columns = (
+        Column("stage"),
+        *(Column(t, right=True) for t in titles),
+        *((Column("computes again"),) if remade else ()),
+    )
     return Table(columns, rows, f"and {len(rest)} more" if rest else "")
 
 

@@ -182,10 +182,9 @@ def sentence(plan: PlanFacts) -> str:
     """
     if plan.stages:
         return pipeline_sentence(plan)
-    parts = f"{plan.microbatches} micro-batches, " if plan.microbatches > 1 else ""
     if plan.devices == 1:
-        return f"{parts}one device: nothing is split"
-    return f"{parts}{_mesh_text(plan)}: {_uses_text(plan)}"
+        return "one device: nothing is split"
+    return f"{_mesh_text(plan)}: {_uses_text(plan)}"
 
 
 def pipeline_sentence(plan: PlanFacts) -> str:

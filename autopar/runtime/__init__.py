@@ -1,11 +1,12 @@
 """Runs a step that is cut into stages."""
 
-from autopar.runtime.arrays import stage_meshes
+from autopar.runtime.arrays import program_avals, stage_meshes
 from autopar.runtime.check import check_instructions
-from autopar.runtime.instructions import instructions
+from autopar.runtime.instructions import Run, instructions
 from autopar.runtime.interpreter import Span
 from autopar.runtime.launch import Runtime, ray_runtime
 from autopar.runtime.local import LocalRuntime
+from autopar.runtime.occupancy import peak_bytes
 from autopar.schedule import Buffer, Feed, Fetch, Keep, Pipeline, Program, Stage, Transfer
 
 __all__ = [
@@ -16,12 +17,15 @@ __all__ = [
     "LocalRuntime",
     "Pipeline",
     "Program",
+    "Run",
     "Runtime",
     "Span",
     "Stage",
     "Transfer",
     "check_instructions",
     "instructions",
+    "peak_bytes",
+    "program_avals",
     "ray_runtime",
     "stage_meshes",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from autopar.errors import PlanError
 from autopar.runtime.instructions import Register, registers
@@ -43,6 +43,14 @@ def buffers_of(stage: Stage, names: Sequence[str], program: Program, microbatche
         for name in names
         for _ in range(microbatches if once and stage.buffers[name].scope == "microbatch" else 1)
     )
+
+
+def program_avals(
+    stage: Stage, program: Program, mesh: Mesh | AbstractMesh, microbatches: int
+) -> list[jax.ShapeDtypeStruct]:
+    """What a program's arguments look like, with their shardings on ``mesh``."""
+    buffers = buffers_of(stage, program.inputs, program, microbatches)
+    return [jax.ShapeDtypeStruct(b.shape, b.dtype, sharding=NamedSharding(mesh, partition_spec(b))) for b in buffers]
 
 
 def cut(pipeline: Pipeline, feed: Feed, value: Any) -> dict[Register, Any]:

@@ -69,7 +69,9 @@ class LocalRuntime:
         for keep in self._pipeline.keeps:
             where = self._shardings[keep.stage, keep.buffer]
             # A copy, as the programs reuse the memory of the state, and the caller's array is the caller's.
-            leaf = jax.device_put(arguments[keep.argument], where, may_alias=False)
+            leaf = arguments[keep.argument]
+            # Whatever may_alias says, what is on its device already stays the same buffer.
+            leaf = jax.device_put(leaf.copy() if isinstance(leaf, jax.Array) else leaf, where, may_alias=False)
             self._worker(keep.stage).write(Register(keep.stage, keep.buffer), leaf)
         self._loaded = True
 

@@ -38,4 +38,4 @@ def _task_s(stage: StageFacts, task: Task, splits: bool) -> float:
         return stage.forward_s
     if task.kind == Kind.WEIGHT:
         return stage.weight_s
-    return stage.backward_s - (stage.weight_s if splits else 0.0)
+    return max(stage.backward_s - (stage.weight_s if splits else 0.0), 0.0)

@@ -1,13 +1,14 @@
 """Plan files that are not what they should be: the message names the file, what is wrong, and what to do."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import autopar
-from tests.bad_input.steps import STATE, X, Y, planned, refused, step
+from tests.bad_input.steps import ONE, STATE, X, Y, planned, refused, step
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_not_a_plan(written, content):
 
 def test_a_newer_version(saved, written):
     data = json.loads(saved.read_text())
-    with refused(autopar.PlanError, "newer autopar", "format 99", "up to 1", "Upgrade autopar"):
+    with refused(autopar.PlanError, "newer autopar", "format 99", "up to 2", "Upgrade autopar"):
         written(json.dumps({**data, "format": 99, "from the future": True}))
     with refused(autopar.PlanError, "damaged", "format is '1'"):
         written(json.dumps({**data, "format": "1"}))
@@ -115,6 +116,14 @@ def test_a_plan_with_holes(saved, written, field, words, backend):
     plan = written(json.dumps({**json.loads(saved.read_text()), field: {}}))
     with refused(autopar.PlanError, *words):
         autopar.compile(step, STATE, X, Y, plan=plan, options=autopar.Options(backend=backend))
+
+
+def test_a_file_of_format_1_is_read():
+    """Written by autopar before plans had micro-batches and stages."""
+    old = autopar.load_plan(Path(__file__).parent / "format-1.json")
+    assert old.microbatches == 1 and not old.stages and not old.schedule
+    assert old.devices == 8 and "mesh x=8: " in str(old)
+    assert autopar.plan(step, STATE, X, Y, cluster="cpu:8", options=ONE).arguments == old.arguments
 
 
 def test_a_plan_for_another_cluster(saved):

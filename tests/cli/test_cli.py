@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from autopar.cli import main
 
 MLP = ("mlp", "--cluster", "cpu:8", "--mesh", "2x4")
+PIPELINE = ("mlp", "--cluster", "cpu:4", "--microbatches", "2", "--stages", "2", "--schedule", "gpipe")
 
 
 def run(capsys, *arguments):
@@ -104,6 +106,28 @@ def test_train_in_micro_batches(capsys):
     assert len(losses) == 2 and losses[0] == losses[1]
 
 
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plans") / "pipeline.json"
+    with pytest.raises(SystemExit) as end:
+        main(["plan", *PIPELINE, "--save", str(path)])
+    assert not end.value.code
+    return path
+
+
+def test_pipelines_are_planned_and_shown(capsys, pipeline):
+    status, out, _ = run(capsys, "show", str(pipeline))
+    assert status == 0 and "2-stage GPipe pipeline, 2 micro-batches; " in out
+    assert "Stages; seconds of one micro-batch" in out and "Other cuts" not in out
+
+
+def test_train_runs_a_pipeline_and_measures_its_bubble(capsys, pipeline):
+    status, out, err = run(capsys, "train", "mlp", "--plan", str(pipeline), "--steps", "3")
+    assert status == 0 and "step 3/3" in err
+    assert "at step 3" in out and "The compiled pipeline runs as planned." in out
+    assert re.search(r"bubble \d+% of .* measured in the last step, \d+% of .* predicted", " ".join(out.split()))
+
+
 def test_train_on_real_text(capsys):
     status, out, err = run(
         capsys, "train", "gpt", "--set", "layers=1", "--mesh", "8", "--strategy", "data", "--steps", "2"
@@ -147,6 +171,9 @@ def test_models(capsys):
         (("plan", "mlp", "--microbatches", "3"), "cannot be cut into 3 equal micro-batches"),
         (("plan", "convnet", "--microbatches", "2"), "per_microbatch=True"),
         (("plan", "mlp", "--save", "no/such/folder/plan.json"), "there is no folder"),
+        (("plan", *PIPELINE[:-1], "1f2b"), "unknown schedule '1f2b': did you mean '1f1b'?"),
+        (("plan", "mlp", "--microbatches", "2", "--stages", "3"), "3 equal stages do not divide the 8 devices"),
+        (("train", "mlp", "--runtime", "rey", "--steps", "1"), "did you mean 'ray'?"),
         (("show", "nowhere.json"), "nowhere.json"),
         (("train", "mlp", "--cluster", "cpu:16", "--mesh", "16"), "jax sees 8 cpu devices"),
     ],

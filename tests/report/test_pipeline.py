@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from autopar.plan import MeshAxis
 from autopar.report import plan_text, sentence
 from autopar.report.drawing import drawing
-from tests.report.plans import decoder, pipeline
+from tests.report.plans import pipeline
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -33,10 +34,6 @@ def test_stages_that_differ_are_said_apart():
     assert sentence(three).endswith("; stages 1-2: one device")
 
 
-def test_micro_batches_without_stages():
-    assert sentence(decoder(microbatches=8)).startswith("8 micro-batches, mesh x=2 y=4: ")
-
-
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
 def test_no_line_is_wider_than_asked(width, schedule):
@@ -50,6 +47,13 @@ def test_a_page_says_what_is_idle_and_what_is_held():
     assert "Memory: 360 MiB on each device of stage 0, the fullest" in text
     assert "have no stage" not in text
     assert "idle    8 of the cluster's 24 devices have no stage" in plan_text(pipeline(hosts=3))
+
+
+def test_stages_that_compute_again_say_so():
+    plan = pipeline()
+    assert "computes again" not in plan_text(plan)
+    stages = (dataclasses.replace(plan.stages[0], remat=True), plan.stages[1])
+    assert "computes again" in plan_text(dataclasses.replace(plan, stages=stages))
 
 
 def test_every_task_is_drawn_once_in_order():
@@ -67,3 +71,10 @@ def test_every_task_is_drawn_once_in_order():
 def test_tasks_too_many_to_be_told_apart_are_not_drawn():
     assert drawing(pipeline(microbatches=64)) == ()
     assert "The step as predicted" not in plan_text(pipeline(microbatches=64))
+
+
+def test_a_backward_pass_of_weights_alone_takes_no_time_however_it_was_rounded():
+    plan = pipeline("zb-h1")
+    first = dataclasses.replace(plan.stages[0], weight_s=math.nextafter(plan.stages[0].backward_s, 1))
+    text = plan_text(dataclasses.replace(plan, stages=(first, plan.stages[1])))
+    assert next(line for line in text.splitlines() if line.startswith("  0 ")).split()[4:8] == ["7.5", "ms", "0", "s"]

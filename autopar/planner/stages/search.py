@@ -250,9 +250,20 @@ class _Search:
             raise OptionError(
                 f"{self.options.stages} stages were asked for, but {self.problem.step.name} has {len(self.units)} "
                 f"units that may be a stage, and cluster {self.cluster.name!r} has {self.cluster.devices} devices. Ask "
-                f"for at most {available} stages, or mark places to cut with autopar.stage_boundary."
+                f"for at most {available} stages."
+            )
+        if self.options.stages and not self._even(asked):
+            possible = [n for n in range(1, available + 1) if self._even(n)]
+            raise OptionError(
+                f"{asked} equal stages do not divide the {self.cluster.devices} devices of cluster "
+                f"{self.cluster.name!r} into parts that a stage may have: some devices of one host, or whole hosts. "
+                f"Ask for {', '.join(map(str, possible))} stages, or for max_stages={asked}, whose stages may differ."
             )
         return min(asked, available)
+
+    def _even(self, stages: int) -> bool:
+        """Whether some shape of submesh is one part of so many."""
+        return any(shape.devices * stages == self.cluster.devices for shape in self.shapes)
 
     def _partitions(self, most: int) -> tuple[list[Partition], float]:
         """Finalists of all schedules and numbers of stages allowed, and the least that any can take."""
@@ -301,7 +312,7 @@ class _Search:
                 return e.forward_s
             if task.kind == Kind.WEIGHT:
                 return e.weight_s
-            return e.backward_s - (e.weight_s if splits else 0.0)
+            return max(e.backward_s - (e.weight_s if splits else 0.0), 0.0)
 
         def between_s(source: int, target: int) -> float:
             link = link_between(self.cluster, devices[source], devices[target])

@@ -11,15 +11,14 @@ import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jax import export
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from ray import cloudpickle
 
-from autopar.runtime.arrays import buffers_of, partition_spec
-from autopar.schedule import Buffer, Pipeline, Program, Stage
+from autopar.runtime.arrays import buffers_of, partition_spec, program_avals
+from autopar.schedule import Pipeline, Program, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +62,17 @@ def unpack(parcel: Parcel, pipeline: Pipeline, stage: Stage, program: Program, m
         donate_argnums=donated,
     )
     with _donation_is_a_wish():
-        return jitted.lower(*_avals(ins, mesh)).compile()
+        return jitted.lower(*program_avals(stage, program, mesh, count)).compile()
 
 
 def _pack(pipeline: Pipeline, stage: Stage, program: Program, function: Callable, platform: str) -> Parcel:
     if not isinstance(function, jax.stages.Wrapped):
         return Parcel(False, cloudpickle.dumps(function))
     names, sizes = zip(*stage.mesh, strict=True)
-    ins = buffers_of(stage, program.inputs, program, pipeline.schedule.microbatches)
+    avals = program_avals(stage, program, AbstractMesh(sizes, names), pipeline.schedule.microbatches)
     with _donation_is_a_wish():
-        exported = export.export(function, platforms=(platform,))(*_avals(ins, AbstractMesh(sizes, names)))
+        exported = export.export(function, platforms=(platform,))(*avals)
     return Parcel(True, bytes(exported.serialize()))
-
-
-def _avals(buffers: Sequence[Buffer], mesh: Mesh | AbstractMesh) -> list[Any]:
-    return [jax.ShapeDtypeStruct(b.shape, b.dtype, sharding=NamedSharding(mesh, partition_spec(b))) for b in buffers]
 
 
 @contextlib.contextmanager
