@@ -116,13 +116,13 @@ def _quick(key: Key, args: argparse.Namespace) -> bool:
 
 
 _HEADER = (
-    f"{'model':<14}{'mesh':<7}{'strategy':<10}{'backend':<11}{'max rel err':>12}{'plan s':>8}{'compile s':>11}"
+    f"{'model':<18}{'mesh':<7}{'strategy':<10}{'backend':<11}{'max rel err':>12}{'plan s':>8}{'compile s':>11}"
     "  collectives"
 )
 
 
 def _line(row: Row) -> str:
-    head = f"{row['model']:<14}{row['mesh']:<7}{row['strategy']:<10}{row['backend']:<11}"
+    head = f"{row['model']:<18}{row['mesh']:<7}{row['strategy']:<10}{row['backend']:<11}"
     if row.get("error"):
         return head + "  " + row["error"].split("\n")[0]
     agree = {True: "as planned", False: "differ", None: "XLA's own"}[row["collectives_agree"]]
@@ -131,13 +131,13 @@ def _line(row: Row) -> str:
 
 
 def _summary(rows: list[Row]) -> int:
-    print(f"{'model':<14}{'runs':>6}{'pass':>6}{'worst rel err':>15}{'collectives as planned':>24}")
+    print(f"{'model':<18}{'runs':>6}{'pass':>6}{'worst rel err':>15}{'collectives as planned':>24}")
     for model, group in itertools.groupby(rows, key=lambda row: row["model"]):
         found = list(group)
         good = [row for row in found if _passes(row)]
         worst = max((row["max_rel_error"] for row in found if not row.get("error")), default=float("nan"))
         exact = [row["collectives_agree"] for row in found if row.get("collectives_agree") is not None]
-        print(f"{model:<14}{len(found):>6}{len(good):>6}{worst:>15.1e}{sum(exact):>18} of {len(exact)}")
+        print(f"{model:<18}{len(found):>6}{len(good):>6}{worst:>15.1e}{sum(exact):>18} of {len(exact)}")
     failed = [row for row in rows if not _passes(row)]
     print(f"\n{len(rows) - len(failed)} of {len(rows)} runs within {LIMIT:g}")
     for row in failed:

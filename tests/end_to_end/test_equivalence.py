@@ -45,6 +45,9 @@ gpt-nnx        8      auto      shard_map
 gpt-equinox    8      auto      shard_map
 mlp-adafactor  2x4    auto      shard_map
 gpt-adafactor  8      fsdp      shard_map
+mlp-lossscale  2x4    auto      shard_map
+seq2seq        2x4    megatron  shard_map
+seq2seq-frozen 8      fsdp      shard_map
 """
 
 

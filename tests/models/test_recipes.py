@@ -17,6 +17,7 @@ LARGE = {
     "gpt-scan": "39b",
     "bert": "large",
     "moe": "70b",
+    "seq2seq": "big",
     "llama": "8b",
     "convnet": "resnet18",
     "wide-resnet": "4b",

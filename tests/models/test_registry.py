@@ -17,6 +17,7 @@ MILLIONS = {
     "gpt-scan": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},
     "bert": {"base": 110, "large": 340},
     "moe": {"380m": 380, "1.3b": 1345, "2.4b": 2400, "10b": 10000, "27b": 27000, "70b": 70000},
+    "seq2seq": {"base": 65, "big": 213},
     "llama": {"8b": 8030},
     "convnet": {"resnet18": 11.69},
     "wide-resnet": {"250m": 250, "500m": 500, "1b": 1000, "2b": 2000, "4b": 4000},
@@ -37,6 +38,9 @@ def formula(name, c):
             dense, ffn = 4 * c.hidden**2, 2 * c.ffn_factor * c.hidden**2
             layers = c.layers // 2 * (2 * dense + (1 + c.experts) * ffn + c.experts * c.hidden)
             return layers + (c.vocab + c.sequence) * c.hidden
+        case "seq2seq":
+            layers = 12 * c.layers + 16 * c.decoder_layers
+            return layers * c.hidden**2 + (1 if c.tied else 3) * c.vocab * c.hidden
         case "llama":
             attention = 2 * c.hidden**2 + 2 * c.hidden**2 * c.kv_heads // c.heads
             return c.layers * (attention + 3 * c.hidden * c.ffn) + 2 * c.vocab * c.hidden
@@ -82,6 +86,11 @@ def test_every_preset_has_a_count():
         (lambda: get("gpt", heads=7), r"hidden \(64\) must be a multiple of heads \(7\)"),
         (lambda: get("gpt", dropout=1.0), "dropout must be in"),
         (lambda: get("moe", batch_size=3, sequence=5), "routing group"),
+        (lambda: get("seq2seq", frozen="encoder"), "pass tied=False"),
+        (lambda: get("seq2seq", tied=False, frozen="encoders"), "did you mean 'encoder'"),
+        (lambda: get("seq2seq", vocab=3), "at least 4 and 2"),
+        (lambda: get("seq2seq", heads=7), "multiple of heads"),
+        (lambda: get("seq2seq", smoothing=1.0), "smoothing must be in"),
         (lambda: get("llama", kv_heads=3), "multiple of kv_heads"),
         (lambda: get("llama", hidden=72), "rotary"),
         (lambda: get("conformer", norm="group"), "unknown norm: 'group'"),
