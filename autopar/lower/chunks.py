@@ -19,7 +19,7 @@ from autopar.ir import Op
 from autopar.lower.evaluate import Decisions, Evaluator, Scope
 from autopar.lower.localize import Axes, localize
 from autopar.partition import SAME, Depth
-from autopar.partition.apart import PICK, outer_reads
+from autopar.partition.apart import PICK, accumulators, outer_reads
 from autopar.sharding.layout import MAX, MIN, SUM, Layout
 from autopar.sharding.strategy import REPEAT, Strategy
 from autopar.trace import MARK, Traced
@@ -150,7 +150,10 @@ class Chunks(Evaluator):
         scope.put(result, WHOLE, jnp.concatenate(found, axis=place) if len(found) > 1 else found[0])
 
     def _chain(self, op: Op, scope: Scope) -> None:
-        """A scan in chunks: what it carries goes from one to the next, in the order in which it runs."""
+        """A scan in chunks: what it carries goes from one to the next, in the order in which it runs.
+
+        What it only adds to does not, so that the chunks' stages exchange the sums when they are finished.
+        """
         loop, (body,) = op.loop, op.regions
         assert loop is not None
         params = self.traced.equations[op.id].params
@@ -168,10 +171,15 @@ class Chunks(Evaluator):
             return out[: loop.carry], out[loop.carry :]
 
         made: dict[int, Sequence[Array]] = {}
+        anew = accumulators(op)
+        totals: dict[int, Array] = {}
         for k in range(self.depth.chunks)[:: -1 if reverse else 1]:
             unroll = max(min(int(params.get("unroll", 1)), length), 1)
             xs = [parts[k] for parts in stacks]
-            carry, made[k] = jax.lax.scan(step, carry, xs, length=length, reverse=reverse, unroll=unroll)
+            begin = [jnp.zeros_like(x) if i in anew and made else x for i, x in enumerate(carry)]
+            carry, made[k] = jax.lax.scan(step, begin, xs, length=length, reverse=reverse, unroll=unroll)
+            totals = {i: jnp.add(totals[i], carry[i]) if totals else carry[i] for i in anew}
+        carry = [totals.get(i, x) for i, x in enumerate(carry)]
         ys = zip(*(made[k] for k in range(self.depth.chunks)), strict=True)
         self.bind(scope, op.results, (*carry, *map(tuple, ys)))
 
