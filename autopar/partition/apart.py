@@ -69,6 +69,23 @@ def accumulators(op: Op) -> frozenset[int]:
     return frozenset(found)
 
 
+def beside_carry(op: Op) -> frozenset[int]:
+    """Positions of a scan's results that depend on nothing that it carries: weights transposed for the backward pass.
+
+    A scan of their own makes them, for they wait for no chunk before, nor for the data.
+    """
+    (body,) = op.regions
+    loop = op.loop
+    assert loop is not None
+    carried = set(body.inputs[loop.consts : loop.consts + loop.carry])
+    for o in body.ops:
+        if not carried.isdisjoint(o.operands):
+            carried.update(o.results)
+    if not loop.carry:
+        return frozenset()
+    return frozenset(k for k in range(loop.carry, len(op.results)) if body.outputs[k] not in carried)
+
+
 def outer_reads(op: Op, places: Mapping[int, int]) -> list[tuple[int, int]]:
     """What a region op that is no chain reads from outside, and in which placement."""
     return [
