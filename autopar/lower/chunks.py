@@ -19,13 +19,15 @@ from autopar.ir import Op
 from autopar.lower.evaluate import Decisions, Evaluator, Scope
 from autopar.lower.localize import Axes, localize
 from autopar.partition import SAME, Depth
-from autopar.partition.apart import PICK, outer_reads
+from autopar.partition.apart import PICK, accumulators, beside_carry, outer_reads
 from autopar.sharding.layout import MAX, MIN, SUM, Layout
 from autopar.sharding.strategy import REPEAT, Strategy
 from autopar.trace import MARK, Traced
 
 Array = Any
 Parts = Any  # an array that is the same for all chunks, or a tuple of one part per chunk
+
+Body = Callable[[Sequence[Array], Sequence[Array]], tuple[list[Array], list[Array]]]
 
 WHOLE: Layout = (SAME,)
 _ADD: Mapping[int, Callable[[Array, Array], Array]] = {SUM: jnp.add, MAX: jnp.maximum, MIN: jnp.minimum}
@@ -150,30 +152,47 @@ class Chunks(Evaluator):
         scope.put(result, WHOLE, jnp.concatenate(found, axis=place) if len(found) > 1 else found[0])
 
     def _chain(self, op: Op, scope: Scope) -> None:
-        """A scan in chunks: what it carries goes from one to the next, in the order in which it runs."""
+        """A scan in chunks: what it carries goes from one to the next, in the order in which it runs.
+
+        What it only adds to does not, so that the chunks' stages exchange the sums when they are finished.
+        """
         loop, (body,) = op.loop, op.regions
         assert loop is not None
         params = self.traced.equations[op.id].params
         reverse, length = bool(params.get("reverse", False)), loop.length // self.depth.chunks
         consts = [self.read(scope, v, WHOLE) for v in op.operands[: loop.consts]]
-        start = op.operands[loop.consts : loop.consts + loop.carry]
-        carry = self.leave(scope, start, [WHOLE] * loop.carry, op)
+        carried = op.operands[loop.consts : loop.consts + loop.carry]
+        start = self.leave(scope, carried, [WHOLE] * loop.carry, op)
         stacks = [self.read(scope, v, (0,)) for v in op.operands[loop.consts + loop.carry :]]
 
-        def step(carry: Sequence[Array], xs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-            inner = Scope(scope)
-            self.bind(inner, body.inputs, (*consts, *carry, *xs))
-            self.ops(body.ops, inner)
-            out = self.leave(inner, body.outputs, [WHOLE] * len(body.outputs), op)
-            return out[: loop.carry], out[loop.carry :]
+        def body_of(carried: int, wanted: Sequence[int]) -> Body:
+            def step(carry: Sequence[Array], xs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+                inner = Scope(scope)
+                self.bind(inner, body.inputs, (*consts, *(carry or start), *xs))
+                self.ops(body.ops, inner)
+                out = self.leave(inner, [body.outputs[i] for i in wanted], [WHOLE] * len(wanted), op)
+                return out[:carried], out[carried:]
 
-        made: dict[int, Sequence[Array]] = {}
+            return step
+
+        run = functools.partial(
+            jax.lax.scan, length=length, reverse=reverse, unroll=max(min(int(params.get("unroll", 1)), length), 1)
+        )
+        beside, anew = sorted(beside_carry(op)), accumulators(op)
+        along = [i for i in range(len(op.results)) if i not in beside]
+        made: dict[int, list[Array]] = {i: [] for i in range(loop.carry, len(op.results))}
+        carry, totals = start, dict[int, Array]()
         for k in range(self.depth.chunks)[:: -1 if reverse else 1]:
-            unroll = max(min(int(params.get("unroll", 1)), length), 1)
             xs = [parts[k] for parts in stacks]
-            carry, made[k] = jax.lax.scan(step, carry, xs, length=length, reverse=reverse, unroll=unroll)
-        ys = zip(*(made[k] for k in range(self.depth.chunks)), strict=True)
-        self.bind(scope, op.results, (*carry, *map(tuple, ys)))
+            begin = [jnp.zeros_like(x) if i in anew and totals else x for i, x in enumerate(carry)]
+            carry, ys = run(body_of(loop.carry, along), begin, xs)
+            totals = {i: jnp.add(totals[i], carry[i]) if totals else carry[i] for i in anew}
+            alone = run(body_of(0, beside), [], xs)[1] if beside else []
+            for i, y in zip((*along[loop.carry :], *beside), (*ys, *alone), strict=True):
+                made[i].append(y)
+        carry = [totals.get(i, x) for i, x in enumerate(carry)]
+        ys = [tuple(reversed(parts)) if reverse else tuple(parts) for parts in made.values()]
+        self.bind(scope, op.results, (*carry, *ys))
 
 
 class _OneChunk(Evaluator):

@@ -88,7 +88,9 @@ def take_apart(
     cutter.enter()
     cutter.leave()
     cutter.connect()
-    programs = {k: s for k, s in sorted(cutter.segments.items()) if s.outputs}
+    # Counting begins in the first program, whatever else there is to prepare.
+    counts = {PREPARE} if any(s.counts for s in cutter.segments.values()) else set()
+    programs = {k: s for k, s in sorted(cutter.segments.items()) if s.outputs or k in counts}
     return Segments(programs, cutter.buffers, cutter.index)
 
 

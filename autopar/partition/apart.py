@@ -1,4 +1,4 @@
-"""Loops and conditions over values in parts, and whether their chunks ever meet.
+"""Loops and conditions over values in parts, and where in them chunks meet.
 
 A region op that is no chain holds parts of all chunks. Where it neither joins parts nor sums over them, every chunk can
 have a loop (or condition) of its own, and so a stage of its own: an iteration over every layer's gradient, say.
@@ -6,6 +6,7 @@ have a loop (or condition) of its own, and so a stage of its own: an iteration o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Mapping
 
 from autopar.ir import Op, PortGroup, region_ports
@@ -46,6 +47,43 @@ def stays_apart(op: Op, places: Mapping[int, int], chosen: Mapping[int, str], ch
         operands = (SAME,) * len(o.operands) if action is None else action.operands
         wanted += zip(o.operands, operands, strict=True)
     return all(places[v] in (SAME, place) for v, place in wanted)
+
+
+def accumulators(op: Op) -> frozenset[int]:
+    """Positions of a scan's carries that every trip only adds to: gradients of its constants, for one.
+
+    Chunks may each begin such a sum anew, and add it up once they are all done.
+    """
+    (body,) = op.regions
+    loop = op.loop
+    assert loop is not None
+    uses = Counter(v for o in body.ops for v in o.operands) + Counter(body.outputs)
+    adds = {v: o for o in body.ops if o.primitive in ("add", "add_any") for v in o.operands}
+    found = set()
+    for k in range(loop.carry):
+        v = body.inputs[loop.consts + k]
+        while uses[v] == 1 and v in adds:
+            (v,) = adds[v].results
+        if v == body.outputs[k] and uses[v] == 1 and v != body.inputs[loop.consts + k]:
+            found.add(k)
+    return frozenset(found)
+
+
+def beside_carry(op: Op) -> frozenset[int]:
+    """Positions of a scan's results that depend on nothing that it carries: weights transposed for the backward pass.
+
+    A scan of their own makes them, for they wait for no chunk before, nor for the data.
+    """
+    (body,) = op.regions
+    loop = op.loop
+    assert loop is not None
+    carried = set(body.inputs[loop.consts : loop.consts + loop.carry])
+    for o in body.ops:
+        if not carried.isdisjoint(o.operands):
+            carried.update(o.results)
+    if not loop.carry:
+        return frozenset()
+    return frozenset(k for k in range(loop.carry, len(op.results)) if body.outputs[k] not in carried)
 
 
 def outer_reads(op: Op, places: Mapping[int, int]) -> list[tuple[int, int]]:

@@ -82,6 +82,7 @@ def stage_loop(step: Step, timing: Timing, cut: Sequence[int]) -> LoopStages:
 class _Assignment:
     def __init__(self, step: Step, timing: Timing, cut: Sequence[int]) -> None:
         self.timing = timing
+        self.literal = {v: value.literal for v, value in step.graph.values.items()}
         self.last = len(cut) - 1
         self.everywhere = frozenset(range(len(cut)))
         self.floating = floating_ops(step, timing)
@@ -149,6 +150,8 @@ class _Assignment:
         source = op if op is not None else self.before.get(v)
         if source is None:
             return frozenset(self.present.get(v, ())) or self.everywhere
+        if all(self.literal[w] for w in source.operands):
+            return self.everywhere  # zeros
         if self.present.get(v):
             return frozenset(self.present[v])
         held = self.everywhere

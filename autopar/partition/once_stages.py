@@ -1,10 +1,10 @@
 """Which stage computes what runs once per step: preparations, and everything after the last micro-batch.
 
 Preparations of the loop (casts of parameters) run on every stage that reads them. The rest follows the data: an op runs
-where all that it reads already is. Where its operands lie on different stages, small ones (partial norms) are sent to
-whoever wants the result, which is then computed there, equally on each; of large ones (gradients of a tied parameter)
-every holder gets the others'. A leaf of the state lies on every stage that reads it, and all of them compute its
-successor.
+where all that it reads already is, or at least its biggest operands; the others (a factor for clipping) are sent there.
+Where those lie on different stages, small ones (partial norms) are sent to whoever wants the result, which is then
+computed there, equally on each; of large ones (gradients of a tied parameter) every holder gets the others'. A leaf of
+the state lies on every stage that reads it, and all of them compute its successor.
 """
 
 from __future__ import annotations
@@ -100,8 +100,11 @@ class _Assignment:
             common = self.everywhere.intersection(*held) if held else self.everywhere
             if not common:
                 apart = [v for v in op.operands if places.get(v, self.everywhere) != self.everywhere]
-                small = all(self.values[v].size <= _SMALL for v in apart)
-                common = self.everywhere if small else frozenset().union(*(places[v] for v in apart))
+                biggest = max(self.values[v].size for v in apart)
+                held = [places[v] for v in apart if self.values[v].size == biggest]
+                common = self.everywhere.intersection(*held)
+            if not common:
+                common = self.everywhere if biggest <= _SMALL else frozenset().union(*held)
             for v in op.results:
                 places.setdefault(v, common)
         return places

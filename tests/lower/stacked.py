@@ -15,7 +15,7 @@ from autopar.lower import Unstacked, cut_parts, join_parts
 from autopar.trace import Traced, trace
 from tests.trace.oracle import evaluate
 
-WIDTH, BATCH, CLASSES = 8, 8, 4
+WIDTH, BATCH, CLASSES = 8, 12, 4
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 
 

@@ -15,7 +15,7 @@ LAYERS, MICROBATCHES, STEPS = 4, 4, 2
     ("name", "chunks", "stages", "schedule"),
     [
         ("checkpoint", 2, 2, "1f1b"),
-        ("dropout", 2, 2, "gpipe"),
+        ("linen", 2, 2, "gpipe"),
         ("shared", 4, 4, "1f1b"),
         ("orthogonal", 4, 2, "zb-h1"),
     ],
