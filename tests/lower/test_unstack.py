@@ -71,9 +71,13 @@ def check_graph(case, found):
     expected = Counter()
     for (length, phase), count in scans(before).items():
         over_layers = length % LAYERS == 0 or length == chunks == 2
-        over_layers, steps = (over_layers, length // chunks) if over_layers else (False, length)
-        expected[steps, phase] += count * chunks if over_layers or phase == "update" else count
-    assert scans(after) == expected
+        expected[length // chunks if over_layers else length, phase] += (
+            count * chunks if over_layers or phase == "update" else count
+        )
+    found_scans = scans(after)
+    assert found_scans.keys() == expected.keys()
+    # At most one more per chunk, for what depends on no carry.
+    assert all(n <= found_scans[key] <= 2 * n for key, n in expected.items())
     joins = [sum(op.primitive == "concatenate" for op in graph.walk()) for graph in (before, after)]
     assert joins[0] == joins[1]
     places = {op.where for op in before.walk()}
