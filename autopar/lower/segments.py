@@ -375,8 +375,16 @@ class _Cutter:
         inputs = self.segments[k].inputs
         inputs[name] = tuple(dict.fromkeys((*inputs.get(name, ()), form)))
 
+    def _updated(self, name: str) -> bool:
+        """Whether a buffer is written more than once."""
+        return self.buffers[name][1] == "state" or sum(name in s.outputs for s in self.segments.values()) > 1
+
     def _hand_over(self, maker: int, k: int, form: Form) -> None:
-        left = (name for name, (found, _) in self.segments[maker].outputs.items() if found == form)
+        left = (
+            name
+            for name, (found, _) in self.segments[maker].outputs.items()
+            if found == form and not self._updated(name)  # a sum that begins as these zeros will not stay so
+        )
         name = next(left, f"v{form[0]}:{text(form[1])}")
         if name in self.segments[maker].outputs:
             self._take(k, name, form)
