@@ -263,7 +263,9 @@ class _Search:
 
     def _even(self, stages: int) -> bool:
         """Whether some shape of submesh is one part of so many."""
-        return any(shape.devices * stages == self.cluster.devices for shape in self.shapes)
+        return any(
+            shape.devices * stages == self.cluster.devices * self.options.stages_per_worker for shape in self.shapes
+        )
 
     def _partitions(self, most: int) -> tuple[list[Partition], float]:
         """Finalists of all schedules and numbers of stages allowed, and the least that any can take."""
