@@ -120,6 +120,7 @@ class _Cutter:
         self.buffers: dict[str, tuple[Form, str]] = {}
         self.held: dict[Form, str] = {}  # what comes into the programs from outside -> its buffer
         self.index: int | None = None
+        self.early: dict[int, set[Form]] = {}  # segment -> the forms that it has
         self.again: dict[int, set[int]] = {}  # segment -> values of the forward pass that it computes again
 
     # ops
@@ -290,10 +291,9 @@ class _Cutter:
     def connect(self) -> None:
         """Give every program the forms that it reads and does not make."""
         reads = {k: self._reads(segment.ops) for k, segment in self.segments.items()}
-        self.early = {
-            k: {form for form, late in (*found, *self.segments[k].outputs.values()) if not self._remade(form, late)}
-            for k, found in reads.items()
-        }
+        for k, found in reads.items():
+            forms = (*found, *self.segments[k].outputs.values())
+            self.early[k] = {x for form, late in forms if not self._remade(form, late) for x in self._way_to(form)}
         for k in sorted(self.segments):
             segment = self.segments[k]
             for form, late in (*sorted(reads[k]), *segment.outputs.values()):
@@ -318,6 +318,16 @@ class _Cutter:
                     found.add(((v, tuple(p + stacked if p >= 0 else p for p in layout)), late))
             for region in op.regions:
                 found |= self._reads(region.ops)
+        return found
+
+    def _way_to(self, form: Form) -> list[Form]:
+        """A form, and those that a program goes through to make it from the value as made."""
+        v, layout = form
+        steps = self.came_from.get((v, False), {})
+        found = [form]
+        while layout != self.made.get(v) and layout in steps:
+            layout = steps[layout]
+            found.append((v, layout))
         return found
 
     def _remade(self, form: Form, late: bool) -> bool:
@@ -380,15 +390,14 @@ class _Cutter:
         return self.buffers[name][1] == "state" or sum(name in s.outputs for s in self.segments.values()) > 1
 
     def _hand_over(self, maker: int, k: int, form: Form) -> None:
+        outputs = self.segments[maker].outputs
         left = (
             name
-            for name, (found, _) in self.segments[maker].outputs.items()
+            for name, (found, _) in outputs.items()
             if found == form and not self._updated(name)  # a sum that begins as these zeros will not stay so
         )
         name = next(left, f"v{form[0]}:{text(form[1])}")
-        if name in self.segments[maker].outputs:
-            self._take(k, name, form)
-            return
-        self._buffer(name, form, "microbatch" if maker in _LOOP else "step")
-        self.segments[maker].outputs.setdefault(name, (form, False))
+        if name not in outputs:
+            self._buffer(name, form, "microbatch" if maker in _LOOP else "step")
+            outputs[name] = (form, False)
         self._take(k, name, form)

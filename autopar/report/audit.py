@@ -26,7 +26,7 @@ def audit_page(audit: Audit | PipelineAudit) -> Page:
     """What the audit says."""
     verdict = "runs as planned" if audit.agrees else "does NOT run as planned"
     if isinstance(audit, PipelineAudit):
-        rows = [(f"stage {s}", row) for s, stage in enumerate(audit.stages) for row in stage.rows]
+        rows = [(str(s), row) for s, stage in enumerate(audit.stages) for row in stage.rows]
         peaks = tuple(f"stage {s}: {line}" for s, stage in enumerate(audit.stages) for line in _peak(stage))
         said = f"The compiled pipeline {verdict}."
     else:
@@ -46,10 +46,16 @@ def audit_page(audit: Audit | PipelineAudit) -> Page:
 
 def _collectives(rows: Sequence[tuple[str, AuditRow]]) -> Table:
     titles = ("planned", "compiled", "planned bytes", "compiled bytes", "equal")
-    columns = (Column("collective"), *(Column(t, right=True) for t in titles))
+    staged = any(stage for stage, _ in rows)
+    columns = (
+        *((Column("stage"),) if staged else ()),
+        Column("collective"),
+        *(Column(t, right=True) for t in titles),
+    )
     cells = tuple(
         (
-            f"{row.kind}, {stage}" if stage else row.kind,
+            *((stage,) if staged else ()),
+            row.kind,
             f"{row.planned_count:,}",
             f"{row.compiled_count:,}",
             bytes_text(row.planned_bytes),

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -59,3 +60,22 @@ def test_a_plan_that_lies_is_found_out():
     plan = dataclasses.replace(plan, stages=(dataclasses.replace(first, plan=lying), *plan.stages[1:]))
     audit = autopar.compile(step, STATE, X, Y, plan=plan).audit
     assert not audit.stages[0].agrees and audit.stages[1].agrees and not audit.agrees
+
+
+def test_a_sum_is_not_taken_for_the_zeros_that_it_began_with():
+    """The update reads zeros of a gradient's shape, as the gradient of a table does; sums begin with such zeros."""
+    table = {"w": np.ones((16, 16)), "v": np.ones((16, 16)), "zeros": np.zeros((16, 16))}
+
+    def lookup(state, x, y):
+        def loss(p):
+            return jnp.mean((jnp.tanh(x @ p["w"]) @ p["v"] - y) ** 2)
+
+        value, grads = jax.value_and_grad(loss)(state)
+        blank = jnp.zeros((16, 16)).at[3].add(1.0)
+        grads = jax.tree.map(lambda g: g + jnp.maximum(jnp.zeros((16, 16)), blank), grads)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, state, grads), value
+
+    options = autopar.Options(microbatches=2, max_stages=2)
+    found = autopar.compile(lookup, table, X, Y, cluster="cpu:2", options=options)(table, X, Y)
+    expected = jax.jit(lookup)(table, X, Y)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), found, expected)
