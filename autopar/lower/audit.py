@@ -65,7 +65,7 @@ class StageAudit:
 
     Attributes:
       rows: per kind of collective, over all micro-batches and what runs once.
-      planned_peak_bytes: predicted peak of one device, all micro-batches in flight included.
+      planned_peak_bytes: predicted peak of one device, with all micro-batches in flight and all stages that share it.
       compiled_peak_bytes: what the stage's programs hold between them, and XLA's temporaries on top.
       memory: XLA's figures in full, by program.
     """

@@ -12,6 +12,8 @@ _IDLE = "."
 def drawing(plan: PlanFacts, width: int = 76) -> tuple[str, ...]:
     """The predicted step: ``F2`` is the forward pass of micro-batch 2, ``B`` backward, ``W`` weights, ``U`` update.
 
+    Where a worker has several stages, ``F3.2`` is that of stage 3.
+
     Args:
       plan: with stages.
       width: columns of the widest line.
@@ -22,8 +24,9 @@ def drawing(plan: PlanFacts, width: int = 76) -> tuple[str, ...]:
     if not plan.step_s:
         return ()
     timeline = simulate_plan(plan)
-    workers = len(timeline.busy_s)
-    labels = [f"stage {w}  ".rjust(len(f"stage {workers - 1}  ")) for w in range(workers)]
+    workers = _workers(plan)
+    names = [f"stage {', '.join(map(str, stages))}  " for stages in workers]
+    labels = [name.rjust(max(map(len, names))) for name in names]
     columns = width - len(labels[0])
     per_column_s = plan.step_s / columns
     tasks = len(timeline.events)
@@ -32,11 +35,24 @@ def drawing(plan: PlanFacts, width: int = 76) -> tuple[str, ...]:
     return tuple(label + _row(plan, timeline, w, columns) for w, label in enumerate(labels))
 
 
+def _workers(plan: PlanFacts) -> list[list[int]]:
+    """For each worker, its stages: those on the same devices."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for s, stage in enumerate(plan.stages):
+        found.setdefault(stage.devices, []).append(s)
+    return list(found.values())
+
+
 def _row(plan: PlanFacts, timeline: Timeline, worker: int, columns: int) -> str:
     per_column_s = plan.step_s / columns
+    stages = _workers(plan)[worker]
     row = [_IDLE] * columns
-    spans = [(f"{e.task.kind.value}{e.task.microbatch}", *e[2:]) for e in timeline.events if e.worker == worker]
-    spans.append(("U", timeline.step_s, timeline.step_s + plan.stages[worker].once_s))
+    spans = [
+        (f"{e.task.kind.value}{f'{e.task.stage}.' if len(stages) > 1 else ''}{e.task.microbatch}", e.start_s, e.end_s)
+        for e in timeline.events
+        if e.worker == worker
+    ]
+    spans.append(("U", timeline.step_s, timeline.step_s + sum(plan.stages[s].once_s for s in stages)))
     for name, start_s, end_s in spans:
         first, last = round(start_s / per_column_s), round(end_s / per_column_s)
         row[first:last] = name.ljust(last - first, "-")[: last - first]

@@ -37,7 +37,7 @@ def pipeline_page(plan: PlanFacts) -> Page:
         Section("Micro-batches: how many a stage holds, what it keeps and sends for each", (_held(plan),)),
         *_drawing(plan),
         _communication(plan),
-        memory_section(plan, f"on each device of stage {fullest_stage(plan)}, the fullest"),
+        memory_section(plan, f"on each device of {fullest(plan)}, the fullest"),
         *_runners_up(plan),
         *warning_sections(plan),
     ]
@@ -45,9 +45,13 @@ def pipeline_page(plan: PlanFacts) -> Page:
     return Page(title, pipeline_sentence(plan), tuple(sections))
 
 
-def fullest_stage(plan: PlanFacts) -> int:
-    """The stage whose devices hold most."""
-    return max(range(len(plan.stages)), key=lambda s: plan.stages[s].peak_bytes)
+def fullest(plan: PlanFacts) -> str:
+    """The stage whose devices hold most, or the stages, where several share devices."""
+    held: dict[tuple[int, int], list[int]] = {}
+    for s, stage in enumerate(plan.stages):
+        held.setdefault(stage.devices, []).append(s)
+    found = max(held.values(), key=lambda stages: sum(plan.stages[s].peak_bytes for s in stages))
+    return f"stage{'s' if len(found) > 1 else ''} {' and '.join(map(str, found))}"
 
 
 def _prediction(plan: PlanFacts, cluster: Cluster) -> tuple[str, ...]:
@@ -59,7 +63,7 @@ def _prediction(plan: PlanFacts, cluster: Cluster) -> tuple[str, ...]:
         f"step    {seconds_text(plan.step_s)}: on the average device {seconds_text(plan.compute_s)} compute,",
         f"        {seconds_text(plan.communication_s)} communication, {seconds_text(plan.idle_s)} waiting "
         f"(bubble {percent_text(plan.idle_s / plan.step_s if plan.step_s else 0.0)})",
-        f"memory  {bytes_text(plan.peak_bytes)} at the peak of stage {fullest_stage(plan)}{share}",
+        f"memory  {bytes_text(plan.peak_bytes)} at the peak of {fullest(plan)}{share}",
     ]
     unused = cluster.devices - plan.devices
     if unused:

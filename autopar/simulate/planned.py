@@ -13,13 +13,14 @@ def simulate_plan(plan: PlanFacts) -> Timeline:
     """The timeline of all micro-batches, as predicted; what runs once per step follows it.
 
     Args:
-      plan: with stages, each on its own devices.
+      plan: with stages. Those on the same devices take turns there, as one worker.
 
     Raises:
-      PlanError: the plan's schedule is not known.
-      ClusterError: its stages' devices overlap, or are not on its cluster.
+      OptionError: the plan's schedule is not known, or has other workers.
+      ClusterError: its stages' devices overlap in part, or are not on its cluster.
     """
-    schedule = make_schedule(plan.schedule, len(plan.stages), plan.microbatches)
+    workers = len({stage.devices for stage in plan.stages})
+    schedule = make_schedule(plan.schedule, len(plan.stages), plan.microbatches, workers)
     cluster = Cluster.from_dict(plan.cluster)
     splits = Kind.WEIGHT in schedule.kinds
 

@@ -78,3 +78,15 @@ def test_a_backward_pass_of_weights_alone_takes_no_time_however_it_was_rounded()
     first = dataclasses.replace(plan.stages[0], weight_s=math.nextafter(plan.stages[0].backward_s, 1))
     text = plan_text(dataclasses.replace(plan, stages=(first, plan.stages[1])))
     assert next(line for line in text.splitlines() if line.startswith("  0 ")).split()[4:8] == ["7.5", "ms", "0", "s"]
+
+
+def test_stages_that_share_devices_are_one_row():
+    plan = pipeline(microbatches=4)
+    a, b = plan.stages
+    stages = (a, b, dataclasses.replace(a, units=(6, 9)), dataclasses.replace(b, units=(9, 12)))
+    plan = dataclasses.replace(plan, stages=stages, schedule="interleaved", step_s=2 * plan.step_s)
+    rows = drawing(plan)
+    assert [row[:10] for row in rows] == ["stage 0, 2", "stage 1, 3"]
+    assert "F2" in rows[0] and "B0" in rows[0] and "F1" in rows[1] and "B3" in rows[1]
+    text = plan_text(plan)
+    assert "4-stage interleaved 1F1B pipeline" in text and "on each device of stages 0 and 2, the fullest" in text
