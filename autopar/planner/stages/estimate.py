@@ -91,9 +91,28 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int,
         plan.phase_s["update"],
         sum(n for kind, n in plan.memory.items() if kind in _STATIC) + _sums_bytes(step, plan),
         *_residual_bytes(step, info, plan, joints),
-        plan.peak_bytes,
+        plan.peak_bytes - _queued_bytes(step, info, plan, microbatches),
         *_sent_bytes(step, info, microbatches),
     )
+
+
+def queue_bytes(step: Step, info: StageSection, microbatches: int) -> float:
+    """Bytes, over all devices, of what a stage's plan holds of all micro-batches but one: what comes and what leaves.
+
+    As a step of its own, a stage gets its parts of all micro-batches at once, and hands all on at the end; under a
+    schedule they come and go.
+    """
+    graph, section = step.graph, info.section
+    parts = (*graph.inputs[len(section.whole) :], *graph.outputs[len(section.wholes_out) :])
+    return sum(graph.values[v].nbytes for v in parts) * (1 - 1 / microbatches)
+
+
+def _queued_bytes(step: Step, info: StageSection, plan: PlanFacts, microbatches: int) -> int:
+    """The same on one device, as planned."""
+    section = info.section
+    parts = (*plan.arguments[len(section.whole) : len(step.graph.inputs)], *plan.results[len(section.wholes_out) :])
+    held = sum(local_size(a.shape, a.layout, plan.mesh_shape) * item_bytes(a.dtype) for a in parts)
+    return round(held * (1 - 1 / microbatches))
 
 
 def together(units: Sequence[Estimate], *, remat: bool) -> Estimate:

@@ -31,7 +31,7 @@ from autopar.plan import Certificate, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.planner.options import Options
 from autopar.planner.search import plan_step
 from autopar.planner.stages.cost import Partition, Span, StageCost
-from autopar.planner.stages.estimate import Estimate, Sums, estimate, together
+from autopar.planner.stages.estimate import Estimate, Sums, estimate, queue_bytes, together
 from autopar.planner.stages.partition import even_partition, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.schedule import Kind, Schedule, Task, in_flight, in_flight_bound, make_schedule
@@ -174,8 +174,9 @@ class _Search:
         cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
         with self.lock:
             step, info = self.problem.stage(cut, cut.index(begins[index]))
+        queue = queue_bytes(step, info, self.microbatches) / submesh.devices
         options = dataclasses.replace(
-            self.options, memory_bytes=share * self.memory_bytes if lean else math.inf, mip_gap=_UNIT_GAP,
+            self.options, memory_bytes=share * self.memory_bytes + queue if lean else math.inf, mip_gap=_UNIT_GAP,
             time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0,
         )  # fmt: skip
         found = self._solved(step, submesh, options)
@@ -354,8 +355,9 @@ class _Search:
 
     def _fitting(self, step: Step, info: StageSection, shape: Submesh, held: int, remat: bool) -> Estimate | None:
         budget = float(self.memory_bytes)
+        queue = queue_bytes(step, info, self.microbatches) / shape.devices
         for _ in range(_BUDGETS):
-            facts = self._solved(step, shape, dataclasses.replace(self.options, memory_bytes=budget))
+            facts = self._solved(step, shape, dataclasses.replace(self.options, memory_bytes=budget + queue))
             if facts is None:
                 return None
             whole = estimate(step, info, facts, self.microbatches, self.problem.joints)
