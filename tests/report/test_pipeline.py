@@ -87,10 +87,6 @@ def test_stages_that_share_devices_are_one_row():
     plan = dataclasses.replace(plan, stages=stages, schedule="interleaved", step_s=2 * plan.step_s)
     rows = drawing(plan)
     assert [row[:10] for row in rows] == ["stage 0, 2", "stage 1, 3"]
-<<<<<<< HEAD
-    assert "F0.0" in rows[0] and "F2.0" in rows[0] and "F3.0" in rows[1]
-=======
     assert "F2" in rows[0] and "B0" in rows[0] and "F1" in rows[1] and "B3" in rows[1]
->>>>>>> face
     text = plan_text(plan)
     assert "4-stage interleaved 1F1B pipeline" in text and "on each device of stages 0 and 2, the fullest" in text
