@@ -39,6 +39,7 @@ class Estimate:
       sends_bytes: what leaves for later stages, for one micro-batch, over all devices.
       returns_bytes: what leaves for earlier stages, likewise.
       remat: whether the forward pass is computed again in the backward pass.
+      queued_bytes: what the plan's own peak counts beyond ``peak_bytes``: parts of all micro-batches but one.
     """
 
     plan: PlanFacts
@@ -53,6 +54,7 @@ class Estimate:
     sends_bytes: int
     returns_bytes: int
     remat: bool = False
+    queued_bytes: int = 0
 
     def rematerialised(self) -> Estimate:
         """The same, with the forward pass computed again in the backward pass."""
@@ -81,6 +83,7 @@ class Estimate:
 def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int, joints: frozenset[int]) -> Estimate:
     """Read off a stage's plan what it costs; ``joints`` are the ops whose results pass between units."""
     backward_s = plan.phase_s["backward"] / microbatches
+    queued = _queued_bytes(step, info, plan, microbatches)
     work = {op.id: _work(op) for op in info.section.loop if op.id in info.backward}
     weights = sum(flops for i, flops in work.items() if i in info.weight)
     return Estimate(
@@ -91,8 +94,9 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int,
         plan.phase_s["update"],
         sum(n for kind, n in plan.memory.items() if kind in _STATIC) + _sums_bytes(step, plan),
         *_residual_bytes(step, info, plan, joints),
-        plan.peak_bytes - _queued_bytes(step, info, plan, microbatches),
+        plan.peak_bytes - queued,
         *_sent_bytes(step, info, microbatches),
+        queued_bytes=queued,
     )
 
 

@@ -381,6 +381,7 @@ class _Search:
                 StageFacts(
                     e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
                     e.weight_s, e.once_s, held[s], e.kept_bytes, e.sends_bytes, e.returns_bytes, e.remat,
+                    e.queued_bytes,
                 )
             )  # fmt: skip
         step = self.problem.step
