@@ -134,7 +134,8 @@ class StageFacts:
       sends_bytes: what it hands to later stages for one micro-batch, over all its devices: activations.
       returns_bytes: what it hands to earlier ones, likewise: their gradients.
       remat: whether its backward pass computes the forward pass again, from what passes between its units.
-      queued_bytes: what its own plan counts on one device of what comes in and goes out of all micro-batches but one.
+      queued_bytes: what its own plan counts on one device and its programs do not hold: what comes in and goes out of
+        all micro-batches but one, and a second copy of sums.
     """
 
     plan: PlanFacts

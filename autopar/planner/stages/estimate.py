@@ -32,14 +32,14 @@ class Estimate:
       forward_s, backward_s: seconds of one micro-batch.
       weight_s: the part of ``backward_s`` that no other stage waits for.
       once_s: seconds once per step.
-      static_bytes: the state and the sums over micro-batches, on one device.
+      static_bytes: on one device, what is held over the whole loop: the state, what is prepared of it, and the sums.
       residual_bytes: what one micro-batch keeps on one device.
       joint_bytes: the part of it that comes in or passes between units.
       peak_bytes: on one device, with one micro-batch at a time.
       sends_bytes: what leaves for later stages, for one micro-batch, over all devices.
       returns_bytes: what leaves for earlier stages, likewise.
       remat: whether the forward pass is computed again in the backward pass.
-      queued_bytes: what the plan's own peak counts beyond ``peak_bytes``: parts of all micro-batches but one.
+      queued_bytes: what the plan's own peak counts beyond ``peak_bytes``, see :func:`queue_bytes`.
     """
 
     plan: PlanFacts
@@ -92,7 +92,9 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int,
         backward_s,
         backward_s * weights / max(sum(work.values()), 1.0),
         plan.phase_s["update"],
-        sum(n for kind, n in plan.memory.items() if kind in _STATIC) + _sums_bytes(step, plan),
+        sum(n for kind, n in plan.memory.items() if kind in _STATIC)
+        + _sums_bytes(step, plan)
+        + _prepared_bytes(step, plan),
         *_residual_bytes(step, info, plan, joints),
         plan.peak_bytes - queued,
         *_sent_bytes(step, info, microbatches),
@@ -101,14 +103,15 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int,
 
 
 def queue_bytes(step: Step, info: StageSection, microbatches: int) -> float:
-    """Bytes, over all devices, of what a stage's plan holds of all micro-batches but one: what comes and what leaves.
+    """Bytes, over all devices, of what a stage's plan holds and its programs do not.
 
     As a step of its own, a stage gets its parts of all micro-batches at once, and hands all on at the end; under a
-    schedule they come and go.
+    schedule they come and go. And its sums lie in memory twice, as the loop around them begins with zeros.
     """
     graph, section = step.graph, info.section
     parts = (*graph.inputs[len(section.whole) :], *graph.outputs[len(section.wholes_out) :])
-    return sum(graph.values[v].nbytes for v in parts) * (1 - 1 / microbatches)
+    queued = sum(graph.values[v].nbytes for v in parts) * (1 - 1 / microbatches)
+    return queued + sum(graph.values[v].nbytes for v in _sums(step))
 
 
 def _queued_bytes(step: Step, info: StageSection, plan: PlanFacts, microbatches: int) -> int:
@@ -116,7 +119,7 @@ def _queued_bytes(step: Step, info: StageSection, plan: PlanFacts, microbatches:
     section = info.section
     parts = (*plan.arguments[len(section.whole) : len(step.graph.inputs)], *plan.results[len(section.wholes_out) :])
     held = sum(local_size(a.shape, a.layout, plan.mesh_shape) * item_bytes(a.dtype) for a in parts)
-    return round(held * (1 - 1 / microbatches))
+    return round(held * (1 - 1 / microbatches)) + _sums_bytes(step, plan)
 
 
 def together(units: Sequence[Estimate], *, remat: bool) -> Estimate:
@@ -205,12 +208,32 @@ def _loop(step: Step) -> Op:
     return next(op for op in step.graph.ops if op.loop is not None and not op.where.mark)
 
 
-def _sums_bytes(step: Step, plan: PlanFacts) -> int:
+def _sums(step: Step) -> tuple[int, ...]:
+    """What goes round the loop: value ids inside it."""
     loop = _loop(step)
     assert loop.loop is not None
     (body,) = loop.regions
-    sums = [step.graph.values[v] for v in body.inputs[loop.loop.consts : loop.loop.consts + loop.loop.carry]]
+    return body.inputs[loop.loop.consts : loop.loop.consts + loop.loop.carry]
+
+
+def _sums_bytes(step: Step, plan: PlanFacts) -> int:
+    sums = [step.graph.values[v] for v in _sums(step)]
     return sum(local_size(v.shape, plan.layouts[v.id], plan.mesh_shape) * item_bytes(v.dtype) for v in sums)
+
+
+def _prepared_bytes(step: Step, plan: PlanFacts) -> int:
+    """What is made before the loop and read in it: casts and gathered copies of parameters."""
+    loop = _loop(step)
+    assert loop.loop is not None
+    (body,) = loop.regions
+    inputs = set(step.graph.inputs)
+    made: dict[tuple[int, Layout], int] = {}
+    for v, inner in zip(loop.operands[: loop.loop.consts], body.inputs, strict=False):
+        layout = plan.layouts[inner]
+        if v not in inputs or plan.layouts[v] != layout:
+            value = step.graph.values[v]
+            made[v, layout] = local_size(value.shape, layout, plan.mesh_shape) * item_bytes(value.dtype)
+    return sum(made.values())
 
 
 def _residual_bytes(step: Step, info: StageSection, plan: PlanFacts, joints: frozenset[int]) -> tuple[int, int]:

@@ -40,7 +40,7 @@ from autopar.simulate import Timeline, simulate_schedule
 Progress = Callable[[str], None]
 
 _FILL = {"gpipe": 1.0, "1f1b": 1.0, "zb-h1": 1 / 3}
-_PASSING = 0.2  # of the memory: for what a unit holds only while it is computed, which its neighbours can hold, too
+_PASSING = 0.1  # of the memory: for what a unit holds only while it is computed, which its neighbours can hold, too
 _BUDGETS = 3  # how often a stage is planned again in less memory
 _FINALISTS = 6
 _PLANNED = 2
@@ -166,9 +166,12 @@ class _Search:
 
     def _planned_unit(self, index: int, shape: int, lean: bool) -> Estimate | None:
         submesh = self.shapes[shape]
-        share = (1 - _PASSING) * self.cluster.devices / (len(self.units) * submesh.devices) + _PASSING
+        own = (1 - _PASSING) * self.cluster.devices / (len(self.units) * submesh.devices)
+        share = own + _PASSING
         free = self.known.get((self._key(index, shape), False))
-        if lean and (free is None or share >= 1 or free.peak_bytes <= share * self.memory_bytes):
+        if lean and (free is None or share >= 1):
+            return free
+        if lean and free is not None and free.static_bytes + free.joint_bytes <= own * self.memory_bytes:
             return free
         begins = [u.begin for u in self.units]
         cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
