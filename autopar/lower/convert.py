@@ -47,6 +47,9 @@ def _convert(x: Array, move: Move, axes: Axes) -> Array:
             return lax.all_to_all(x, name, split_axis=move.dst, concat_axis=move.src, tiled=True)
         case Collective.SLICE:
             part = x.shape[move.dst] // size
+            if jnp.issubdtype(x.dtype, jnp.integer):
+                # XLA (jaxlib 0.10.2, CPU) takes a slice of a multiple of a slice of an iota for a slice of the iota.
+                x = lax.optimization_barrier(x)
             return lax.dynamic_slice_in_dim(x, axes.position(move.axis) * part, part, axis=move.dst)
         case _:
             return jnp.where(axes.position(move.axis) == 0, x, jnp.zeros((), x.dtype))
