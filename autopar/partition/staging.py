@@ -42,6 +42,7 @@ class StageSection:
       arrivals: id of a value sent whole by another stage -> the round of updates that can read it.
       state: input indices of the leaves that it keeps.
       feeds: input value ids that the caller hands to it whole.
+      fed: how many of ``section.parts``, the first, are parts of the batch; the others come from other stages.
 
     ``section.whole`` holds the state, then the feeds, then what other stages send; ``section.wholes_out`` the
     successors of the state, then the results for the caller, then what is sent.
@@ -55,6 +56,7 @@ class StageSection:
     arrivals: dict[int, int] = field(repr=False)
     state: tuple[int, ...]
     feeds: tuple[int, ...]
+    fed: int
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def _section(
         {v: when for (v, s), when in once.arrivals.items() if s == stage},
         state,
         feeds,
+        len(batch),
     )
 
 

@@ -105,11 +105,12 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int,
 def queue_bytes(step: Step, info: StageSection, microbatches: int) -> float:
     """Bytes, over all devices, of what a stage's plan holds and its programs do not.
 
-    As a step of its own, a stage gets its parts of all micro-batches at once, and hands all on at the end; under a
-    schedule they come and go. And its sums lie in memory twice, as the loop around them begins with zeros.
+    As a step of its own, a stage gets what other stages hand to it of all micro-batches at once, and hands all on at
+    the end; under a schedule they come and go (the batch is there from the start). And its sums lie in memory twice, as
+    the loop around them begins with zeros.
     """
     graph, section = step.graph, info.section
-    parts = (*graph.inputs[len(section.whole) :], *graph.outputs[len(section.wholes_out) :])
+    parts = (*graph.inputs[len(section.whole) + info.fed :], *graph.outputs[len(section.wholes_out) :])
     queued = sum(graph.values[v].nbytes for v in parts) * (1 - 1 / microbatches)
     return queued + sum(graph.values[v].nbytes for v in _sums(step))
 
@@ -117,7 +118,8 @@ def queue_bytes(step: Step, info: StageSection, microbatches: int) -> float:
 def _queued_bytes(step: Step, info: StageSection, plan: PlanFacts, microbatches: int) -> int:
     """The same on one device, as planned."""
     section = info.section
-    parts = (*plan.arguments[len(section.whole) : len(step.graph.inputs)], *plan.results[len(section.wholes_out) :])
+    received = plan.arguments[len(section.whole) + info.fed : len(step.graph.inputs)]
+    parts = (*received, *plan.results[len(section.wholes_out) :])
     held = sum(local_size(a.shape, a.layout, plan.mesh_shape) * item_bytes(a.dtype) for a in parts)
     return round(held * (1 - 1 / microbatches)) + _sums_bytes(step, plan)
 
