@@ -3,7 +3,7 @@
 Between two units little passes on: no more than :data:`_NARROW` times the least that passes anywhere near. In a
 Transformer these are the points where only the residual stream is alive (and, in a decoder, the encoder's output).
 Cuts that stand at the same place of repeated code (a layer's first line, reached from the same call) are taken or left
-together, so that equal layers become equal units. ``autopar.stage_boundary`` marks places where the user wants a cut.
+together, so that equal layers become equal units.
 """
 
 from __future__ import annotations
@@ -93,10 +93,9 @@ def _crossing_bytes(step: Step, ops: Sequence[Op]) -> list[int]:
 def _cuts(ops: Sequence[Op], crossing: Sequence[int], flops: Sequence[float], most: int) -> list[int]:
     total = sum(flops)
     done = list(itertools.accumulate(flops, initial=0.0))
-    asked = [k for k, op in enumerate(ops) if op.primitive == "stage_boundary"]
     inner = [k for k in range(1, len(ops)) if _EDGES * total < done[k] < (1 - _EDGES) * total]
     if not inner or not total:
-        return asked
+        return []
     narrow = [_NARROW * least for least in _least_near(crossing, done, inner, _NEAR * total)]
     places: list[int] = []
     for k in range(1, len(ops)):
@@ -111,7 +110,7 @@ def _cuts(ops: Sequence[Op], crossing: Sequence[int], flops: Sequence[float], mo
     groups: dict[tuple[str, str, int], list[int]] = {}
     for k in places:
         groups.setdefault((ops[k].where.stack, ops[k].primitive, crossing[k]), []).append(k)
-    chosen: list[int] = list(asked)
+    chosen: list[int] = []
     # Whole groups, the most repeated first; among equals the one that leaves the least before its first cut.
     for group in sorted(groups.values(), key=lambda g: (-len(g), g[0])):
         if len(chosen) + len(group) < most:
