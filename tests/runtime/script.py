@@ -2,6 +2,7 @@
 itself without closing anything, ``nodes`` joins a cluster of several nodes."""
 
 import os
+import signal
 import sys
 
 from autopar.runtime import ray_runtime
@@ -44,4 +45,6 @@ def main(mode):
 
 
 if __name__ == "__main__":
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(sys.argv[1])
