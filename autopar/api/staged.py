@@ -18,6 +18,7 @@ from autopar.api.handles import Handle
 from autopar.api.plan import Plan
 from autopar.errors import OptionError, PlanError
 from autopar.lower import (
+    KEY_IMPLS,
     PipelineAudit,
     StageAudit,
     StagedStep,
@@ -345,5 +346,4 @@ def _words(x: Any) -> Any:
 def _as_key(x: jax.Array, dtype: Any) -> jax.Array:
     if not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         return x
-    names = {"fry": "threefry2x32", "rbg": "rbg", "urbg": "unsafe_rbg"}
-    return jax.random.wrap_key_data(x, impl=names[str(dtype)[4:-1]])
+    return jax.random.wrap_key_data(x, impl=KEY_IMPLS[str(dtype)])

@@ -8,11 +8,12 @@ from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
 from autopar.lower.pipeline import assemble
 from autopar.lower.program import spmd_program
 from autopar.lower.specs import device_mesh, enough_devices, partition_spec, shardings
-from autopar.lower.stage_programs import StagePrograms, stage_programs
+from autopar.lower.stage_programs import KEY_IMPLS, StagePrograms, stage_programs
 from autopar.lower.staged import StagedStep
 from autopar.lower.unstack import Unstacked, cut_parts, join_parts, unstacked
 
 __all__ = [
+    "KEY_IMPLS",
     "Audit",
     "AuditRow",
     "HloCollective",

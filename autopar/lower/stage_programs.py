@@ -21,7 +21,8 @@ from autopar.trace import Traced
 
 Array = Any
 
-_KEY_IMPLS = {"key<fry>": "threefry2x32", "key<rbg>": "rbg", "key<urbg>": "unsafe_rbg"}
+KEY_IMPLS = {"key<fry>": "threefry2x32", "key<rbg>": "rbg", "key<urbg>": "unsafe_rbg"}
+"""Dtype of random keys -> the implementation that makes keys of their words."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class _Writer:
         owed = [axes[a] for a, p in enumerate(layout) if p <= SUM]
         shape: tuple[int, ...] = (*(a.size for a in owed), *value.shape)
         spec = (*((a.name,) for a in owed), *(self._names(layout, d) for d in range(len(value.shape))))
-        if value.dtype in _KEY_IMPLS:
+        if value.dtype in KEY_IMPLS:
             key = jax.ShapeDtypeStruct((), self.written.avals[v].dtype)
             words = jax.eval_shape(jax.random.key_data, key).shape[-1]
             return Buffer(name, (*shape, words), "uint32", (*spec, ()), scope)
@@ -161,8 +162,8 @@ class _Writer:
 
     def _inside(self, x: Array, v: int, layout: tuple[int, ...]) -> Array:
         """A part of a buffer as the value's part."""
-        if self.values[v].dtype in _KEY_IMPLS:
-            x = jax.random.wrap_key_data(x, impl=_KEY_IMPLS[self.values[v].dtype])
+        if self.values[v].dtype in KEY_IMPLS:
+            x = jax.random.wrap_key_data(x, impl=KEY_IMPLS[self.values[v].dtype])
         owed = sum(p <= SUM for p in layout)
         return x.reshape(x.shape[owed:]) if owed else x
 
@@ -172,7 +173,7 @@ class _Writer:
             x = jnp.asarray(x, self.written.avals[v].dtype)
         owed = sum(p <= SUM for p in layout)
         x = x.reshape((1,) * owed + x.shape) if owed else x
-        return jax.random.key_data(x) if self.values[v].dtype in _KEY_IMPLS else x
+        return jax.random.key_data(x) if self.values[v].dtype in KEY_IMPLS else x
 
 
-__all__ = ["StagePrograms", "stage_programs"]
+__all__ = ["KEY_IMPLS", "StagePrograms", "stage_programs"]

@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autopar.ir import Op, Step
-from autopar.partition.timing import SAME, Timing
-
-HEAVY = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
+from autopar.partition.timing import HEAVY, SAME, Timing
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ _LENGTH = -7  # the trips of a loop themselves would be cut
 
 # Moved data: made again in the loop, where it is part of what reads it, rather than kept as a copy from before.
 _MOVED = frozenset({"broadcast_in_dim", "iota", "reshape", "rev", "slice", "squeeze", "transpose"})
-_HEAVY = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
+HEAVY = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
 # What can be estimated from some of the examples; of rows gathered from the whole batch there is no estimate.
-_ADDS = _HEAVY | {"reduce_sum", "reduce_max", "reduce_min", "reduce_or", "reduce_and"}
+_ADDS = HEAVY | {"reduce_sum", "reduce_max", "reduce_min", "reduce_or", "reduce_and"}
 
 
 @dataclass(frozen=True)
@@ -388,7 +388,7 @@ class _Clock:
                 if w in state and self.values[w].shape:
                     return False
                 continue
-            if op.primitive in _HEAVY or op.loop is not None or op.opaque:
+            if op.primitive in HEAVY or op.loop is not None or op.opaque:
                 return False
             stack.extend(op.operands)
         return True
