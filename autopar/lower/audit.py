@@ -33,20 +33,12 @@ class AuditRow:
 
 
 @dataclass(frozen=True)
-class Audit:
-    """The compiled step beside its plan.
-
-    Attributes:
-      rows: per kind of collective.
-      planned_peak_bytes: predicted peak of one device.
-      compiled_peak_bytes: XLA's: arguments + outputs - aliased + temporaries.
-      memory: XLA's figures in full.
-    """
+class _Beside:
+    """What was compiled beside what was planned."""
 
     rows: tuple[AuditRow, ...]
     planned_peak_bytes: int
     compiled_peak_bytes: int
-    memory: Memory
 
     @property
     def agrees(self) -> bool:
@@ -60,7 +52,21 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class StageAudit:
+class Audit(_Beside):
+    """The compiled step beside its plan.
+
+    Attributes:
+      rows: per kind of collective.
+      planned_peak_bytes: predicted peak of one device.
+      compiled_peak_bytes: XLA's: arguments + outputs - aliased + temporaries.
+      memory: XLA's figures in full.
+    """
+
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class StageAudit(_Beside):
     """The compiled programs of a pipeline's stage beside its plan.
 
     Attributes:
@@ -70,20 +76,7 @@ class StageAudit:
       memory: XLA's figures in full, by program.
     """
 
-    rows: tuple[AuditRow, ...]
-    planned_peak_bytes: int
-    compiled_peak_bytes: int
     memory: Mapping[str, Memory]
-
-    @property
-    def agrees(self) -> bool:
-        """Whether every collective runs as planned."""
-        return all(row.agrees for row in self.rows)
-
-    @property
-    def peak_ratio(self) -> float:
-        """Predicted over compiled peak."""
-        return self.planned_peak_bytes / max(self.compiled_peak_bytes, 1)
 
 
 @dataclass(frozen=True)
