@@ -2,10 +2,12 @@
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,3 +92,39 @@ def _subset(name: str, every: tuple[str, ...]) -> Callable[[str], tuple[str, ...
         return tuple(x for x in every if x in text.split(","))
 
     return parse
+
+
+def run_grid(
+    args: argparse.Namespace,
+    asked: Sequence[Any],
+    key: Callable[[Any], Any],
+    rows_of: Callable[..., Any],
+    say: Any,
+    limit: float,
+) -> list[Any]:
+    """Run what is not in the results yet, model by model, and write the results after each run.
+
+    Args:
+        args: with `out` and `resume`.
+        asked: keys of all runs; the first element of a key is the model.
+        key: row -> its key.
+        rows_of: (model, its keys that are not done) -> their rows, as they come.
+        say: the header, and row -> its line.
+        limit: written beside the rows.
+
+    Returns:
+        The rows of all runs that were asked for.
+    """
+    kept = (read_result(args.out) or {}).get("rows", []) if args.resume else []
+    rows = {key(row): row for row in kept if not row.get("error")}
+    todo = [k for k in asked if k not in rows]
+    header, line = say
+    print(f"{len(asked)} runs, {len(asked) - len(todo)} of them done already\n\n{header}", flush=True)
+    begin, code = time.perf_counter(), sources_digest()
+    for model, keys in itertools.groupby(todo, key=lambda k: k[0]):
+        for row in rows_of(model, list(keys)):
+            rows[key(row)] = row | {"sources": code}
+            print(line(row), flush=True)
+            write_result(args.out, {"stamp": stamp(), "limit": limit, "rows": list(rows.values())})
+    print(f"\n{time.perf_counter() - begin:.0f} s\n")
+    return [rows[k] for k in asked]

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from _common import RESULTS, grid_arguments, read_result, sources_digest, stamp, virtual_devices, write_result
+from _common import RESULTS, grid_arguments, run_grid, virtual_devices
 from _steps import STEPS, TrainingStep, reference, relative_errors, run
 
 from autopar import Cluster, Options
@@ -47,21 +47,10 @@ def main() -> int:
         backends=BACKENDS,
     )
     virtual_devices(DEVICES, x64=True, optimize=False)
-    kept = (read_result(args.out) or {}).get("rows", []) if args.resume else []
-    rows: dict[Key, Row] = {_key(row): row for row in kept if not row.get("error")}
     asked = list(itertools.product(args.models, args.meshes, args.strategies, args.backends))
     if args.quick:
         asked = [key for key in asked if _quick(key, args)]
-    todo = [key for key in asked if key not in rows]
-    print(f"{len(asked)} runs, {len(asked) - len(todo)} of them done already\n\n{_HEADER}", flush=True)
-    begin, code = time.perf_counter(), sources_digest()
-    for model, keys in itertools.groupby(todo, key=lambda key: key[0]):
-        for row in _model_rows(model, list(keys)):
-            rows[_key(row)] = row | {"sources": code}
-            print(_line(row), flush=True)
-            write_result(args.out, {"stamp": stamp(), "limit": LIMIT, "rows": list(rows.values())})
-    print(f"\n{time.perf_counter() - begin:.0f} s\n")
-    return _summary([rows[key] for key in asked])
+    return _summary(run_grid(args, asked, _key, _model_rows, (_HEADER, _line), LIMIT))
 
 
 def _model_rows(model: str, keys: list[Key]) -> Iterator[Row]:
