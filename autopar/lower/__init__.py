@@ -5,10 +5,11 @@ from autopar.lower.compiling import compiled
 from autopar.lower.constrained import constrained_program
 from autopar.lower.emit import microbatched
 from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
+from autopar.lower.keys import KEY_IMPLS
 from autopar.lower.pipeline import assemble
 from autopar.lower.program import spmd_program
 from autopar.lower.specs import device_mesh, enough_devices, partition_spec, shardings
-from autopar.lower.stage_programs import KEY_IMPLS, StagePrograms, stage_programs
+from autopar.lower.stage_programs import StagePrograms, stage_programs
 from autopar.lower.staged import StagedStep
 from autopar.lower.unstack import Unstacked, cut_parts, join_parts, unstacked
 

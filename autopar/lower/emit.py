@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from autopar.ir import Op, region_ports
 from autopar.lower.evaluate import Decisions, Evaluator, Scope
+from autopar.lower.keys import KEY_IMPLS
 from autopar.lower.localize import Axes
 from autopar.partition import AFTER, LOCAL, SAME, Section, Timing, time_step
 from autopar.sharding.layout import MAX, MIN, SUM, Layout, Move
@@ -61,16 +62,17 @@ def microbatched(traced: Traced, microbatches: int, *, per_microbatch: bool = Fa
 def emit(traced: Traced, timing: Timing, section: Section) -> Traced:
     """Trace the step that computes ``section``.
 
-    Its flat arguments are ``section.whole`` and, unless they are cut here, ``section.parts``, stacked along a new
-    first dim; its results are ``section.wholes_out`` and ``section.parts_out``, stacked likewise.
+    Its flat arguments are ``section.whole`` and, unless they are cut here, ``section.parts``; its results are
+    ``section.wholes_out`` and ``section.parts_out``. Of what other sections hand to it and get from it a section that
+    is planned holds one micro-batch at a time, so the written step has one: the loop reads the same parts each time,
+    and overwrites the parts that it makes.
     """
     writer = _Writer(traced, timing, section)
     graph = traced.step.graph
     known = {f"{MARK}{op.id}": replace(op.where, mark=str(op.id)) for op in graph.walk()}
     shapes = [_shape(traced.avals[v]) for v in section.whole]
     if not section.cut:
-        parts = (writer.part_shape(v) for v in section.parts)
-        shapes += [jax.ShapeDtypeStruct((timing.microbatches, *p.shape), p.dtype) for p in parts]
+        shapes += [writer.part_shape(v) for v in section.parts]
     written = trace(writer.run, shapes, known=known)
     names = [graph.values[v].name for v in (*section.whole, *(() if section.cut else section.parts))]
     return _renamed(written, names)
@@ -108,27 +110,25 @@ class _Writer:
         for v, array in given.items():
             outside.put(v, _WHOLE, array)
         self.once.ops(section.before, outside)
-        if section.cut:
-            stacked = {v: self.cut(v, given[v]) for v in section.parts}
-        else:
-            stacked = dict(zip(section.parts, arrays[len(section.whole) :], strict=True))
-        parts_out = self.loop(outside, stacked) if section.loop else ()
+        parts = [self.cut(v, given[v]) for v in section.parts] if section.cut else arrays[len(section.whole) :]
+        parts_out = self.loop(outside, parts) if section.loop else ()
         self.once.ops(section.after, outside)
         wholes = [self.once.read(outside, v, _WHOLE) for v in section.wholes_out]
         avals = [self.traced.avals[v] for v in section.wholes_out]
         return (*(_typed(x, a) for x, a in zip(wholes, avals, strict=True)), *parts_out)
 
-    def loop(self, outside: Scope, stacked: Mapping[int, Array]) -> tuple[Array, ...]:
-        """Run all micro-batches; sums and joined parts are put into ``outside``."""
+    def loop(self, outside: Scope, parts: Sequence[Array]) -> tuple[Array, ...]:
+        """Run all micro-batches; sums and joined parts are put into ``outside``. Returns the parts that leave."""
         section = self.section
 
-        def body(sums: Sequence[Array], xs: tuple[Array, Sequence[Array]]) -> tuple[list[Array], list[Array]]:
-            index, parts = xs
+        def body(carry: Sequence[Array], xs: tuple[Array, Sequence[Array]]) -> tuple[list[Array], list[Array]]:
+            index, cut = xs
+            sums = carry[: len(section.summed)]
             inner = Scope(outside)
             evaluator = _Looping(
                 self.traced, self.timing, self.decisions, Axes(("time",), (self.microbatches,), (index,))
             )
-            for v, part in zip(section.parts, parts, strict=True):
+            for v, part in zip(section.parts, cut if section.cut else parts, strict=True):
                 inner.put(v, _layout(self.timing.places[v]), part)
             evaluator.ops(section.loop, inner)
             added = [evaluator.read(inner, v, _layout(self._summed_as(v))) for v in section.summed]
@@ -136,16 +136,17 @@ class _Writer:
             made = [evaluator.read(inner, v, _layout(self.timing.places[v])) for v in section.stacked]
             sent = [evaluator.read(inner, v, _layout(self.timing.places[v])) for v in section.parts_out]
             # No partial sum passes a barrier of two: what leaves for another stage is finished.
-            return added, [*made, *(jax.lax.optimization_barrier((x, index))[0] for x in sent)]
+            return [*added, *(jax.lax.optimization_barrier((x, index))[0] for x in sent)], made
 
-        start = [self.start(v) for v in section.summed]
-        xs = (jnp.arange(self.microbatches, dtype=jnp.int32), list(stacked.values()))
+        sent = [self.part_shape(v) for v in section.parts_out]
+        start = [*(self.start(v) for v in section.summed), *(_blank(x) for x in sent)]
+        xs = (jnp.arange(self.microbatches, dtype=jnp.int32), list(parts) if section.cut else [])
         sums, found = jax.lax.scan(body, start, xs, length=self.microbatches)
-        for v, array in zip(section.summed, sums, strict=True):
+        for v, array in zip(section.summed, sums, strict=False):
             outside.put(v, _WHOLE, self.averaged(v, array))
-        for v, array in zip(section.stacked, found, strict=False):
+        for v, array in zip(section.stacked, found, strict=True):
             outside.put(v, _WHOLE, self.join(v, array))
-        return tuple(found[len(section.stacked) :])
+        return tuple(sums[len(section.summed) :])
 
     def _summed_as(self, v: int) -> int:
         place = self.timing.places[v]
@@ -241,6 +242,15 @@ class _Looping(_Marking):
                 part = scope.get(v, False, (place,))
                 if part is not None:
                     scope.put(v, _WHOLE, part * self.axes.sizes[0] if place == SUM else part)
+
+
+def _blank(part: jax.ShapeDtypeStruct) -> Array:
+    """What is overwritten."""
+    impl = KEY_IMPLS.get(str(part.dtype))
+    if impl is None:
+        return jnp.zeros(part.shape, part.dtype)
+    words = jax.eval_shape(jax.random.key_data, part)
+    return jax.random.wrap_key_data(jnp.zeros(words.shape, words.dtype), impl=impl)
 
 
 def _typed(x: Array, aval: Any) -> Array:

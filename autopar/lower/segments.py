@@ -127,17 +127,15 @@ class _Cutter:
 
     def assign(self) -> None:
         """Give every op its segment."""
-        needed = set(self.loop.operands)
-        early: set[int] = set()
-        for op in reversed(self.graph.ops):
-            if not needed.isdisjoint(op.results):
-                early.add(op.id)
-                needed.update(op.operands)
-        rounds = self._rounds([op for op in self.graph.ops if op.id not in early and op is not self.loop])
+        sums = self.counts.consts + len(self.info.section.summed)
+        begun = (*self.loop.operands[:sums], *self.loop.operands[self.counts.consts + self.counts.carry :])
+        early = self._leading_to(begun)
+        late = self._leading_to(self.graph.outputs) - early - {self.loop.id}
+        rounds = self._rounds([op for op in self.graph.ops if op.id in late])
         for op in self.graph.ops:
             if op.id in early:
                 self._put(op, PREPARE)
-            elif op is not self.loop:
+            elif op.id in late:
                 self._put(op, rounds[op.id])
         for op in self.body.ops:
             mark = self._mark(op)
@@ -145,6 +143,16 @@ class _Cutter:
                 self._put(op, FORWARD)
             else:
                 self._put(op, WEIGHT if self.split_backward and mark in self.info.weight else BACKWARD)
+
+    def _leading_to(self, values: Iterable[int]) -> set[int]:
+        """The ops outside the loop that values are computed with, those that only the loop reads left out."""
+        needed = set(values)
+        found: set[int] = set()
+        for op in reversed(self.graph.ops):
+            if not needed.isdisjoint(op.results):
+                found.add(op.id)
+                needed.update(() if op is self.loop else op.operands)
+        return found
 
     def rematerialise(self, joints: frozenset[int]) -> None:
         """Copy the ops of the forward pass that the backward pass reads from, back to what is kept."""
@@ -221,11 +229,15 @@ class _Cutter:
                 kind = "feed" if section.whole[k] in self.info.feeds else "got"
                 self.held[form] = self._buffer(f"{kind}{section.whole[k]}", form, "step")
         prepare = self.segments.setdefault(PREPARE, Segment())
-        consts, carry = self.counts.consts, self.counts.carry
-        for k, v in enumerate(self.loop.operands[: consts + carry]):
+        parts = dict(zip(self.graph.inputs[len(section.whole) :], section.parts, strict=True))
+        consts = self.counts.consts
+        for k, v in enumerate(self.loop.operands[: consts + len(section.summed)]):
             inner = self.body.inputs[k]
             form = (v, self.plan.layouts[inner])
-            if k >= consts:
+            if v in parts:
+                inside = (inner, form[1])
+                self.held[inside] = self._buffer(f"part{parts[v]}", inside, "microbatch")
+            elif k >= consts:
                 name = self._buffer(f"sum{k - consts}", (inner, form[1]), "step")
                 self.held[inner, form[1]] = name
                 prepare.outputs[name] = (form, self.late_ports)
@@ -235,13 +247,7 @@ class _Cutter:
                 name = self._buffer(f"const{v}:{text(form[1])}", form, "step")
                 self.held[inner, form[1]] = self.held[form] = name
                 prepare.outputs[name] = (form, self.late_ports)
-        stacked = self.body.inputs[consts + carry :]
-        numbers = len(stacked) - len(section.parts)
-        if numbers:
-            self.index = stacked[0]
-        for inner, v in zip(stacked[numbers:], section.parts, strict=True):
-            form = (inner, self.plan.layouts[inner])
-            self.held[form] = self._buffer(f"part{v}", form, "microbatch")
+        self.index = next(iter(self.body.inputs[consts + self.counts.carry :]), None)
 
     # what goes out
 
@@ -249,16 +255,18 @@ class _Cutter:
         """Sums go on; parts wait for the updates or leave; results and the state's successors leave."""
         consts, carry = self.counts.consts, self.counts.carry
         section = self.info.section
-        for k, v in enumerate(self.body.outputs[:carry]):
+        sums = len(section.summed)
+        for k, v in enumerate(self.body.outputs[:sums]):
             inner = self.body.inputs[consts + k]
             layout = self.plan.layouts[inner]
             if v != inner:
                 self._out(f"sum{k}", (v, layout), self.late_ports, BACKWARD)
             self.held[self.loop.results[k], layout] = f"sum{k}"
-        names = [*(f"join{v}" for v in section.stacked), *(f"sent{v}" for v in section.parts_out)]
-        for name, v, result in zip(names, self.body.outputs[carry:], self.loop.results[carry:], strict=True):
-            layout = tuple(p - 1 if p > 0 else p for p in self.plan.layouts[result])
-            form = (v, layout)
+        names = [*(f"sent{v}" for v in section.parts_out), *(f"join{v}" for v in section.stacked)]
+        for k, name in enumerate(names, sums):
+            v, result = self.body.outputs[k], self.loop.results[k]
+            layout = self.plan.layouts[result]
+            form = (v, layout if k < carry else tuple(p - 1 if p > 0 else p for p in layout))
             if v in self.segment_of:
                 self._buffer(name, form, "microbatch")
                 self._out(name, form, self.late_ports, FORWARD)

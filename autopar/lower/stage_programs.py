@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from autopar.lower.evaluate import Decisions, Evaluator, Scope
+from autopar.lower.keys import KEY_IMPLS
 from autopar.lower.localize import Axes
 from autopar.lower.segments import PREPARE, UPDATE, Form, Segment, program_name, take_apart
 from autopar.partition import StageSection
@@ -20,9 +21,6 @@ from autopar.sharding.layout import SUM
 from autopar.trace import Traced
 
 Array = Any
-
-KEY_IMPLS = {"key<fry>": "threefry2x32", "key<rbg>": "rbg", "key<urbg>": "unsafe_rbg"}
-"""Dtype of random keys -> the implementation that makes keys of their words."""
 
 
 @dataclass(frozen=True)
@@ -176,4 +174,4 @@ class _Writer:
         return jax.random.key_data(x) if self.values[v].dtype in KEY_IMPLS else x
 
 
-__all__ = ["KEY_IMPLS", "StagePrograms", "stage_programs"]
+__all__ = ["StagePrograms", "stage_programs"]

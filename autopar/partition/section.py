@@ -17,11 +17,11 @@ class Section:
       before, loop, after: ops, in execution order: once, for every micro-batch, once when those are done.
       whole: value ids that come in whole.
       parts: value ids that come in as parts.
-      cut: whether ``parts`` are cut from whole arrays here; else they come stacked, micro-batches along dim 0.
+      cut: whether ``parts`` are cut from whole arrays here; else they come one by one.
       summed, stacked: values of the loop that the ops after it, or whoever takes ``wholes_out``, read as a sum over
         all micro-batches, or put together from their parts.
       wholes_out: value ids that leave whole.
-      parts_out: value ids that leave as parts, stacked.
+      parts_out: value ids that leave as parts.
     """
 
     before: tuple[Op, ...] = field(repr=False)

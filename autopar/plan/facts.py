@@ -134,8 +134,7 @@ class StageFacts:
       sends_bytes: what it hands to later stages for one micro-batch, over all its devices: activations.
       returns_bytes: what it hands to earlier ones, likewise: their gradients.
       remat: whether its backward pass computes the forward pass again, from what passes between its units.
-      queued_bytes: what its own plan counts on one device and its programs do not hold: what comes in and goes out of
-        all micro-batches but one, and a second copy of sums.
+      waiting_bytes: of the step's batch on one device, what waits for its turn.
     """
 
     plan: PlanFacts
@@ -151,12 +150,12 @@ class StageFacts:
     sends_bytes: int
     returns_bytes: int
     remat: bool = False
-    queued_bytes: int = 0
+    waiting_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
-        """Predicted peak memory of one device: that of the plan, and the further micro-batches in flight."""
-        return self.plan.peak_bytes - self.queued_bytes + (self.in_flight - 1) * self.residual_bytes
+        """Predicted peak memory of one device: that of the plan, and the further micro-batches."""
+        return self.plan.peak_bytes + self.waiting_bytes + (self.in_flight - 1) * self.residual_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Atoms:
       producer: value id -> (atom index, result slot).
       readers: value id -> (atom index, operand slot) pairs.
       frequency: value id -> times it is made per step.
+      ends: region op -> index of the last atom in it.
       step: the step they came from.
       menus: what atoms choose from, each kind once.
       mesh: mesh axis sizes of the choices.
@@ -56,6 +57,7 @@ class Atoms:
     producer: dict[int, tuple[int, int]]
     readers: dict[int, list[tuple[int, int]]]
     frequency: dict[int, float]
+    ends: dict[int, int]
     step: Step
     menus: tuple[Menu, ...] = field(repr=False)
     mesh: tuple[int, ...] = ()
@@ -90,7 +92,7 @@ def build_atoms(step: Step) -> Atoms:
             readers.setdefault(v, []).append((atom.index, slot))
         for v in atom.results:
             frequency[v] = builder.value_frequency.get(v, atom.frequency)
-    return Atoms(tuple(builder.atoms), producer, readers, frequency, step, tuple(builder.menus))
+    return Atoms(tuple(builder.atoms), producer, readers, frequency, builder.ends, step, tuple(builder.menus))
 
 
 class _Builder:
@@ -100,6 +102,7 @@ class _Builder:
         self.values = step.graph.values
         self.atoms: list[Atom] = []
         self.value_frequency: dict[int, float] = {}
+        self.ends: dict[int, int] = {}
 
     def top(self) -> None:
         graph = self.step.graph
@@ -135,6 +138,7 @@ class _Builder:
                 self.value_frequency[v] = frequency if v in op.results else inner
         for region in op.regions:
             self._graph(region, inner)
+        self.ends[op.id] = len(self.atoms) - 1
 
     def _port(
         self,

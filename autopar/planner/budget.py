@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import pulp
 
-from autopar.planner.atoms import is_late
+from autopar.planner.atoms import Atom, is_late
 from autopar.planner.formulate import Bundle, Formulation
 from autopar.planner.memory import Lifetime, local_bytes
 
@@ -26,7 +26,24 @@ class Budget:
         self._lives = lives
         self._spans: dict[tuple[int, bool | None], list[Span]] = {}
         self._terms: dict[int, dict[pulp.LpVariable, float]] = {}
+        self._rent: dict[pulp.LpVariable, float] = {}
         self.limits: dict[int, float] = {}
+
+    @property
+    def counts(self) -> bool:
+        """Whether memory is limited or has a price."""
+        return bool(self.limits or self._rent)
+
+    def rent(self, position: int, price: float) -> None:
+        """Let each byte that is held at a position cost ``price`` seconds."""
+        problem = self._formulation.problem
+        self._rent = {v: price * n for v, n in self.terms(position).items()}
+        problem.setObjective(problem.objective + pulp.LpAffineExpression(self._rent))
+
+    def rent_s(self, values: Mapping[str, float]) -> float:
+        """What a solution pays for memory, options rounded."""
+        rounded = self._rounded(values) if self._rent else {}
+        return sum(n * rounded[v.name] for v, n in self._rent.items())
 
     def limit(self, position: int, nbytes: float) -> None:
         """Add the row for a position, or a tighter one."""
@@ -85,8 +102,20 @@ class Budget:
     def _span(self, v: int, late: bool | None) -> list[Span]:
         atoms = self._formulation.atoms
         readers = [atoms.atoms[r] for r, _ in atoms.readers[v]]
-        at = [len(atoms.atoms) if a.kind == "input" else a.index for a in readers if late is None or is_late(a) == late]
-        return [(min(at), max(at))] if at else []
+        spans = [self._held_for(v, a) for a in readers if late is None or is_late(a) == late]
+        return [(min(start for start, _ in spans), max(end for _, end in spans))] if spans else []
+
+    def _held_for(self, v: int, reader: Atom) -> Span:
+        """From where to where a reader needs a value: a loop until it ends, new state at the end of the step."""
+        atoms = self._formulation.atoms
+        end = reader.index
+        if reader.kind == "input":
+            end = len(atoms.atoms)
+            return end, end
+        if reader.kind == "port" and reader.op is not None and v in reader.op.operands:
+            begins = not set(reader.results).isdisjoint(reader.op.results)  # what goes round lies in its place
+            end = reader.index if begins else atoms.ends[reader.op.id]
+        return reader.index, end
 
     def smallest(self, position: int) -> list[tuple[int, float]]:
         """Values held at a position and the bytes each takes at the least, largest first."""
@@ -115,12 +144,15 @@ class Budget:
 
     def fits(self, values: Mapping[str, float]) -> bool:
         """Whether a solution, options rounded, keeps every limit."""
-        f = self._formulation
-        rounded = dict(values)
-        for variables in f.choice.values():
-            best = max(variables, key=lambda v: values[v.name])
-            rounded.update({v.name: float(v is best) for v in variables})
+        rounded = self._rounded(values)
         return all(
             sum(n * rounded[v.name] for v, n in self.terms(position).items()) <= limit * (1 + 1e-6)
             for position, limit in self.limits.items()
         )
+
+    def _rounded(self, values: Mapping[str, float]) -> dict[str, float]:
+        rounded = dict(values)
+        for variables in self._formulation.choice.values():
+            best = max(variables, key=lambda v: values[v.name])
+            rounded.update({v.name: float(v is best) for v in variables})
+        return rounded

@@ -5,6 +5,7 @@ atoms -> classes (tie) -> nodes (fold) -> program -> solver -> choices -> price
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import math
 import time
@@ -134,7 +135,7 @@ def solve_mesh(
     build_s = prepared.seconds + time.perf_counter() - begin
 
     def candidate(priced: Priced, status: str, bound: float) -> Candidate:
-        bound = max(0.0, min(bound, priced.step_s))  # also where nothing was proven
+        bound = max(0.0, min(bound - priced.rent_s, priced.step_s))  # also where nothing was proven
         gap = (priced.step_s - bound) / priced.step_s if priced.step_s > 0 else 0.0
         if status == "optimal" and gap > max(options.mip_gap, 1e-6) * 1.5 + 1e-9:
             status = "within gap"
@@ -209,6 +210,12 @@ def _hinted(atoms: Atoms, hints: Mapping[str, str]) -> dict[int, tuple[int, ...]
     return found
 
 
+def _turn(atoms: Atoms) -> int:
+    """The position where the backward pass begins, and most is held of the forward pass."""
+    late = (a.index for a in atoms.atoms if a.op is not None and a.op.loop is None and a.op.where.phase != "forward")
+    return next(late, len(atoms.atoms) - 1)
+
+
 def _possible(atoms: Atoms, atom: Atom) -> str:
     return "; ".join(text(c.results[0]) for c in atoms.choices(atom)[:12])
 
@@ -232,7 +239,6 @@ class _Search:
         worth_s: float,
     ) -> None:
         self.formulation = formulation
-        self.program = HighsProgram(formulation.problem)
         self.weigher = weigher
         self.conversions = conversions
         self.mesh = mesh
@@ -242,6 +248,9 @@ class _Search:
         self.worth_s = worth_s
         self.duals: Mapping[str, float] = {}
         self.budget = Budget(self.formulation, self.lives)
+        if options.memory_price:
+            self.budget.rent(_turn(formulation.atoms), options.memory_price / 2**30)
+        self.program = HighsProgram(formulation.problem)
         self.tried: list[Priced] = []
         self.bound = 0.0
         self.solve_s = 0.0
@@ -316,7 +325,7 @@ class _Search:
         """Whether choices are within the gap asked for."""
         if priced is None:
             return False
-        return priced.step_s - bound <= self.options.mip_gap * priced.step_s + 1e-12 * abs(bound) + 1e-15
+        return priced.cost_s - bound <= self.options.mip_gap * priced.cost_s + 1e-12 * abs(bound) + 1e-15
 
     def guide(self, best: Priced) -> Guide:
         """What the first relaxation says of every choice of every class: how much it would cost more."""
@@ -357,11 +366,12 @@ class _Search:
         }
         if keep_limits and not self.budget.fits(outcome.values):
             return None
-        held = self.budget.held(outcome.values) if self.budget.limits else None
+        held = self.budget.held(outcome.values) if self.budget.counts else None
         choices = settle_fills(formulation.atoms, formulation.lift(option), self.conversions)
-        return price(formulation.atoms, choices, self.weigher, self.conversions, self.mesh, held=held)
+        priced = price(formulation.atoms, choices, self.weigher, self.conversions, self.mesh, held=held)
+        return dataclasses.replace(priced, rent_s=self.budget.rent_s(outcome.values))
 
 
 def _better(a: Priced | None, b: Priced | None) -> Priced | None:
     found = [x for x in (a, b) if x is not None]
-    return min(found, key=lambda x: x.step_s, default=None)
+    return min(found, key=lambda x: x.cost_s, default=None)

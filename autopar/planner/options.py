@@ -25,6 +25,8 @@ class Options:
       mesh: logical mesh shape, such as ``(2, 4)``; None tries every factorisation of the device count.
       max_axes: the most axes a tried mesh may have.
       memory_bytes: budget of one device; None is the device's own memory.
+      memory_price: seconds per step that a GiB held on every device is worth: makes plans slower and leaner, also where
+        they would fit.
       hints: argument path, or a pattern of paths (``fnmatch``) -> one placement per mesh axis, such as ``"S0,R"``.
       divide_work: forbid repeating a matrix product or convolution on several devices where it can be divided.
       solver: ``highs`` or ``cbc``.
@@ -50,6 +52,7 @@ class Options:
     mesh: tuple[int, ...] | None = None
     max_axes: int = 3
     memory_bytes: float | None = None
+    memory_price: float = 0.0
     hints: Mapping[str, str] = field(default_factory=dict)
     divide_work: bool = False
     solver: str = "highs"
@@ -88,6 +91,8 @@ class Options:
             raise OptionError(
                 f"memory_bytes must be a positive number of bytes, such as 16 * 2**30; found {self.memory_bytes!r}."
             )
+        if not (_number(self.memory_price) and 0 <= self.memory_price < math.inf):
+            raise OptionError(f"memory_price is seconds per GiB, 0 or more; found {self.memory_price!r}.")
         if not (_number(self.time_limit_s) and self.time_limit_s > 0):
             raise OptionError(f"time_limit_s must be a positive number of seconds; found {self.time_limit_s!r}.")
         if not (_number(self.mip_gap) and 0 <= self.mip_gap < 1):

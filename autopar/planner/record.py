@@ -33,6 +33,7 @@ class Priced:
       collectives: what is communicated.
       memory: the profile of one device.
       phase_s: seconds per step by phase of the work.
+      rent_s: what the memory that is held is worth, if memory has a price.
     """
 
     choices: tuple[int, ...]
@@ -43,11 +44,17 @@ class Priced:
     collectives: tuple[CollectiveRecord, ...]
     memory: Profile
     phase_s: Mapping[str, float]
+    rent_s: float = 0.0
 
     @property
     def step_s(self) -> float:
         """Predicted seconds per step."""
         return self.compute_s + self.communication_s
+
+    @property
+    def cost_s(self) -> float:
+        """What is minimised."""
+        return self.step_s + self.rent_s
 
 
 def price(

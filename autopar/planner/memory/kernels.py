@@ -27,6 +27,7 @@ class Kernel:
       pointwise: it may write a result in the place of an operand that is read for the last time.
       floats: it runs right before its first reader.
       bent: its result has other dims for XLA than for its readers, so that they do not write in its place.
+      begins: the arrays among ``reads`` that a loop's carried results begin as, and lie in the place of.
       scratch: an array of whose size it needs one more buffer while it runs.
       all_reduce: (mesh axis, placement reduced, dtype) of an all-reduce.
     """
@@ -39,6 +40,7 @@ class Kernel:
     pointwise: bool = False
     floats: bool = False
     bent: bool = False
+    begins: dict[Key, None] = field(default_factory=dict)
     scratch: Key | None = None
     all_reduce: tuple[int, int, str] | None = None
 
@@ -73,16 +75,9 @@ class _Builder:
         self.top: list[Kernel] = []
         self.loops: dict[int, Kernel] = {}
         self.around: dict[int, int] = {}  # op in a region -> the op that holds the region
-        self.last: dict[int, int] = {}  # region op -> position of its last atom
         for atom in self.atoms.atoms:
-            if atom.op is None:
-                continue
-            if atom.kind == "port" and atom.op.id not in self.last:
+            if atom.op is not None and atom.kind == "port":
                 self.around.update((o.id, atom.op.id) for region in atom.op.regions for o in region.ops)
-            holder = atom.op.id if atom.kind == "port" else self.around.get(atom.op.id)
-            while holder is not None:
-                self.last[holder] = atom.index
-                holder = self.around.get(holder)
 
     def run(self) -> KernelList:
         end = len(self.atoms.atoms)
@@ -188,17 +183,20 @@ class _Builder:
         assert op is not None
         loop = self.loops.get(op.id)
         if loop is None:
-            loop = self.loops[op.id] = Kernel(atom.index, self.last[op.id])
+            loop = self.loops[op.id] = Kernel(atom.index, self.atoms.ends[op.id])
             self.scope(op.id).append(loop)
         for slot, v in enumerate(atom.operands):
             if v in op.operands:
-                loop.reads.update(self.memory[self.reading.operand(atom, slot)])
+                read = self.memory[self.reading.operand(atom, slot)]
+                loop.reads.update(read)
+                if any(w in op.results for w in atom.results):
+                    loop.begins.update(read)
         for v in atom.results:
             key: Key = (v, False, None)
             if v in op.results:
                 loop.writes.append(key)
                 self.memory[key] = self.inside[key] = {key: None}
-                self.copies(v, self.scope(op.id), self.last[op.id])
+                self.copies(v, self.scope(op.id), self.atoms.ends[op.id])
                 continue
             if self.reading.use(key).stored:
                 loop.body.append(Kernel(atom.index, atom.index, {}, [key], [], floats=True))

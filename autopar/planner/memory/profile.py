@@ -1,7 +1,8 @@
 """Memory of one device over the step: which values are held when, and how many bytes they take.
 
 A value has a buffer if it is an argument, a result, or passes from one kernel to another (see planner.memory.fusion).
-A pointwise kernel writes its result in the place of an operand that nothing reads later. Arguments and results are
+A pointwise kernel writes its result in the place of an operand that nothing reads later, and what goes round a loop
+lies where its first value lay. Arguments and results are
 held over the whole step, as XLA allocates them; new state lies in the place of the old if that was donated. All else
 shares one block of memory (see planner.memory.packing).
 
@@ -215,7 +216,8 @@ def _held(scope: list[Kernel], size: Callable[[Key], int]) -> dict[Key, tuple[in
         for key in kernel.reads:
             if key in spans:
                 start, end = spans[key]
-                spans[key] = (start, max(end, kernel.end))
+                until = kernel.at if key in kernel.begins else kernel.end
+                spans[key] = (start, max(end, until))
                 if kernel.end >= end:
                     last[key] = kernel
     for kernel in scope:

@@ -38,8 +38,8 @@ class Estimate:
       peak_bytes: on one device, with one micro-batch at a time.
       sends_bytes: what leaves for later stages, for one micro-batch, over all devices.
       returns_bytes: what leaves for earlier stages, likewise.
+      waiting_bytes: the part of ``peak_bytes`` that is the step's batch, waiting on one device for its turn.
       remat: whether the forward pass is computed again in the backward pass.
-      queued_bytes: what the plan's own peak counts beyond ``peak_bytes``, see :func:`queue_bytes`.
     """
 
     plan: PlanFacts
@@ -53,12 +53,17 @@ class Estimate:
     peak_bytes: int
     sends_bytes: int
     returns_bytes: int
+    waiting_bytes: int
     remat: bool = False
-    queued_bytes: int = 0
 
     def rematerialised(self) -> Estimate:
         """The same, with the forward pass computed again in the backward pass."""
         return replace(self, remat=True, backward_s=self.backward_s + self.forward_s)
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held between the passes of one micro-batch."""
+        return self.static_bytes + self.residual_bytes
 
     @property
     def kept_bytes(self) -> int:
@@ -83,7 +88,7 @@ class Estimate:
 def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int, joints: frozenset[int]) -> Estimate:
     """Read off a stage's plan what it costs; ``joints`` are the ops whose results pass between units."""
     backward_s = plan.phase_s["backward"] / microbatches
-    queued = _queued_bytes(step, info, plan, microbatches)
+    waiting = _waiting_bytes(step, info, plan, microbatches)
     work = {op.id: _work(op) for op in info.section.loop if op.id in info.backward}
     weights = sum(flops for i, flops in work.items() if i in info.weight)
     return Estimate(
@@ -93,35 +98,25 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int,
         backward_s * weights / max(sum(work.values()), 1.0),
         plan.phase_s["update"],
         sum(n for kind, n in plan.memory.items() if kind in _STATIC)
-        + _sums_bytes(step, plan)
-        + _prepared_bytes(step, plan),
+        + _sums_bytes(step, info, plan)
+        + _prepared_bytes(step, plan)
+        + waiting,
         *_residual_bytes(step, info, plan, joints),
-        plan.peak_bytes - queued,
-        *_sent_bytes(step, info, microbatches),
-        queued_bytes=queued,
+        plan.peak_bytes + waiting,
+        *_sent_bytes(step, info),
+        waiting,
     )
 
 
-def queue_bytes(step: Step, info: StageSection, microbatches: int) -> float:
-    """Bytes, over all devices, of what a stage's plan holds and its programs do not.
+def _waiting_bytes(step: Step, info: StageSection, plan: PlanFacts, microbatches: int) -> int:
+    """Bytes on one device of the micro-batches of the step's batch that are still to come.
 
-    As a step of its own, a stage gets what other stages hand to it of all micro-batches at once, and hands all on at
-    the end; under a schedule they come and go (the batch is there from the start). And its sums lie in memory twice, as
-    the loop around them begins with zeros.
+    The batch is there from the start; what other stages hand over comes when it is wanted.
     """
-    graph, section = step.graph, info.section
-    parts = (*graph.inputs[len(section.whole) + info.fed :], *graph.outputs[len(section.wholes_out) :])
-    queued = sum(graph.values[v].nbytes for v in parts) * (1 - 1 / microbatches)
-    return queued + sum(graph.values[v].nbytes for v in _sums(step))
-
-
-def _queued_bytes(step: Step, info: StageSection, plan: PlanFacts, microbatches: int) -> int:
-    """The same on one device, as planned."""
-    section = info.section
-    received = plan.arguments[len(section.whole) + info.fed : len(step.graph.inputs)]
-    parts = (*received, *plan.results[len(section.wholes_out) :])
-    held = sum(local_size(a.shape, a.layout, plan.mesh_shape) * item_bytes(a.dtype) for a in parts)
-    return round(held * (1 - 1 / microbatches)) + _sums_bytes(step, plan)
+    first = len(info.section.whole)
+    fed = plan.arguments[first : first + info.fed]
+    one = sum(local_size(a.shape, a.layout, plan.mesh_shape) * item_bytes(a.dtype) for a in fed)
+    return one * (microbatches - 1)
 
 
 def together(units: Sequence[Estimate], *, remat: bool) -> Estimate:
@@ -139,6 +134,7 @@ def together(units: Sequence[Estimate], *, remat: bool) -> Estimate:
         static + residual + max(e.passing_bytes for e in units),
         units[-1].sends_bytes,
         units[0].returns_bytes,
+        sum(e.waiting_bytes for e in units),
     )
     return added.rematerialised() if remat else added
 
@@ -210,16 +206,17 @@ def _loop(step: Step) -> Op:
     return next(op for op in step.graph.ops if op.loop is not None and not op.where.mark)
 
 
-def _sums(step: Step) -> tuple[int, ...]:
-    """What goes round the loop: value ids inside it."""
+def _sums(step: Step, info: StageSection) -> tuple[int, ...]:
+    """What is added up in the loop: value ids inside it."""
     loop = _loop(step)
     assert loop.loop is not None
     (body,) = loop.regions
-    return body.inputs[loop.loop.consts : loop.loop.consts + loop.loop.carry]
+    first = loop.loop.consts
+    return body.inputs[first : first + len(info.section.summed)]
 
 
-def _sums_bytes(step: Step, plan: PlanFacts) -> int:
-    sums = [step.graph.values[v] for v in _sums(step)]
+def _sums_bytes(step: Step, info: StageSection, plan: PlanFacts) -> int:
+    sums = [step.graph.values[v] for v in _sums(step, info)]
     return sum(local_size(v.shape, plan.layouts[v.id], plan.mesh_shape) * item_bytes(v.dtype) for v in sums)
 
 
@@ -246,7 +243,8 @@ def _residual_bytes(step: Step, info: StageSection, plan: PlanFacts, joints: fro
     loop = _loop(step)
     assert loop.loop is not None
     (body,) = loop.regions
-    entering = body.inputs[loop.loop.consts + loop.loop.carry :]
+    received = set(step.graph.inputs[len(info.section.whole) :])
+    entering = [inner for v, inner in zip(loop.operands, body.inputs, strict=True) if v in received]
     layouts: dict[int, Layout] = {v: plan.layouts[v] for v in entering}
     kept: set[int] = set()
     passing = set(entering)
@@ -273,14 +271,14 @@ def _residual_bytes(step: Step, info: StageSection, plan: PlanFacts, joints: fro
     return bytes_of(kept), bytes_of(passing & (kept | needed))
 
 
-def _sent_bytes(step: Step, info: StageSection, microbatches: int) -> tuple[int, int]:
+def _sent_bytes(step: Step, info: StageSection) -> tuple[int, int]:
     """Bytes of one micro-batch that go to later and to earlier stages."""
     graph = step.graph
     maker = {v: op.id for op in info.section.loop for v in op.results}
     parts = graph.outputs[len(info.section.wholes_out) :]
     sends = returns = 0
     for v, out in zip(info.section.parts_out, parts, strict=True):
-        nbytes = graph.values[out].nbytes // microbatches
+        nbytes = graph.values[out].nbytes
         if maker.get(v) in info.backward:
             returns += nbytes
         else:

@@ -2,8 +2,9 @@
 
     units -> estimates of each unit on each submesh -> partition -> finalists -> every stage planned -> simulated
 
-1. Every kind of unit is planned alone on every shape of submesh, twice: freely, and within the share of memory that it
-   has where all units are spread evenly. Equal units are planned once (*asked* and *solved* count it).
+1. Every kind of unit is planned alone on every shape of submesh, several times: freely, and with a price on memory, so
+   that there are leaner plans where all units together would not fit. Equal units are planned once (*asked* and
+   *solved* count it).
 2. Dynamic programming over units and submeshes (:mod:`autopar.planner.stages.partition`) takes these for what the units
    of a stage cost together, and gives finalists and a bound.
 3. Finalists are simulated task by task, with what stages send each other on the links that lie between them.
@@ -31,7 +32,7 @@ from autopar.plan import Certificate, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.planner.options import Options
 from autopar.planner.search import plan_step
 from autopar.planner.stages.cost import Partition, Span, StageCost
-from autopar.planner.stages.estimate import Estimate, Sums, estimate, queue_bytes, together
+from autopar.planner.stages.estimate import Estimate, Sums, estimate, together
 from autopar.planner.stages.partition import even_partition, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.schedule import Kind, Schedule, Task, in_flight, in_flight_bound, make_schedule
@@ -40,11 +41,12 @@ from autopar.simulate import Timeline, simulate_schedule
 Progress = Callable[[str], None]
 
 _FILL = {"gpipe": 1.0, "1f1b": 1.0, "zb-h1": 1 / 3}
-_PASSING = 0.1  # of the memory: for what a unit holds only while it is computed, which its neighbours can hold, too
 _BUDGETS = 3  # how often a stage is planned again in less memory
 _FINALISTS = 6
 _PLANNED = 2
 _HALVES = 8  # so many devices are tried as two halves, too
+_THRIFT = (0.0, 0.1, 1.0)  # what the memory of a device is worth, in terms of the step's time
+_EASY = 0.7  # of the memory: units that need no more are not planned to need less
 _UNIT_TIME_S = 3.0
 _UNIT_GAP = 0.05  # of a unit alone: what its neighbours make of it differs by more
 
@@ -59,9 +61,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a stage is computed: within its share of memory or freely, and with or without rematerialisation."""
+    """How a stage is computed: how dear memory was when its units were planned, and whether with rematerialisation."""
 
-    lean: bool
+    thrift: int
     remat: bool
 
 
@@ -135,10 +137,10 @@ class _Search:
         memory_bytes = self.options.memory_bytes or self.cluster.device.memory_bytes
         self.memory_bytes = memory_bytes / self.options.stages_per_worker
         self.lock = threading.Lock()
-        self.known: dict[tuple[tuple[str, int], bool], Estimate | None] = {}
-        self.sums: dict[tuple[int, bool], Sums] = {}
+        self.known: dict[tuple[tuple[str, int], int], Estimate | None] = {}
+        self.sums: dict[tuple[int, int], Sums] = {}
         remats = {"none": (False,), "full": (True,), "auto": (False, True)}[self.options.remat]
-        self.ways = tuple(Way(lean, remat) for remat in remats for lean in (False, True))
+        self.ways = tuple(Way(thrift, remat) for remat in remats for thrift in range(len(_THRIFT)))
         self.planned: dict[tuple[object, ...], Estimate] = {}
 
     # 1. units
@@ -149,68 +151,75 @@ class _Search:
             self._key(i, shape): (i, shape) for shape in range(len(self.shapes)) for i in range(len(self.units))
         }
         with ThreadPoolExecutor(max_workers=2) as pool:
-            for lean in (False, True):
-                leans = itertools.repeat(lean)
-                found = list(
-                    pool.map(lambda where, lean: self._planned_unit(where[0], where[1], lean), wanted.values(), leans)
-                )
-                self.known.update(((key, lean), e) for key, e in zip(wanted, found, strict=True))
+            for thrift in range(len(_THRIFT)):
+                asked = [(index, shape, thrift) for index, shape in wanted.values()]
+                found = list(pool.map(self._planned_unit, *zip(*asked, strict=True)))
+                self.known.update(((key, thrift), e) for key, e in zip(wanted, found, strict=True))
 
-    def unit(self, index: int, shape: int, lean: bool) -> Estimate | None:
-        """A unit alone on a submesh; with ``lean``, in its share of the memory."""
+    def unit(self, index: int, shape: int, thrift: int) -> Estimate | None:
+        """A unit alone on a submesh, memory being dear to this degree."""
         self.counts.asked += 1
-        return self.known[self._key(index, shape), lean]
+        return self.known[self._key(index, shape), thrift]
 
     def _key(self, index: int, shape: int) -> tuple[str, int]:
         return f"{self.units[index].like}{index == 0}{index == len(self.units) - 1}", shape
 
-    def _planned_unit(self, index: int, shape: int, lean: bool) -> Estimate | None:
-        submesh = self.shapes[shape]
-        own = (1 - _PASSING) * self.cluster.devices / (len(self.units) * submesh.devices)
-        share = own + _PASSING
-        free = self.known.get((self._key(index, shape), False))
-        if lean and (free is None or share >= 1):
-            return free
-        if lean and free is not None and free.static_bytes + free.joint_bytes <= own * self.memory_bytes:
-            return free
+    def _planned_unit(self, index: int, shape: int, thrift: int) -> Estimate | None:
+        price = self._memory_price(shape, thrift) if thrift else 0.0
+        if thrift and not price:
+            return self.known[self._key(index, shape), thrift - 1]
         begins = [u.begin for u in self.units]
         cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
         with self.lock:
             step, info = self.problem.stage(cut, cut.index(begins[index]))
-        queue = queue_bytes(step, info, self.microbatches) / submesh.devices
         options = dataclasses.replace(
-            self.options, memory_bytes=share * self.memory_bytes + queue if lean else math.inf, mip_gap=_UNIT_GAP,
-            time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0,
+            self.options, memory_bytes=math.inf, memory_price=price, mip_gap=_UNIT_GAP, time_limit_s=_UNIT_TIME_S,
+            tie_above=0, group_above=0,
         )  # fmt: skip
-        found = self._solved(step, submesh, options)
-        return None if found is None else estimate(step, info, found, self.microbatches, self.problem.joints)
+        found = [
+            estimate(step, info, facts, self.microbatches, self.problem.joints)
+            for facts in self._solved(step, self.shapes[shape], options)
+        ]
+        return min(found, key=lambda e: e.plan.step_s + price / 2**30 * e.held_bytes, default=None)
 
-    def _solved(self, step: Step, shape: Submesh, options: Options) -> PlanFacts | None:
-        """The best plan over the meshes that such a submesh is likely to want."""
+    def _memory_price(self, shape: int, thrift: int) -> float:
+        """Seconds per GiB; 0 where all units, planned less thriftily, fit: spread evenly over submeshes of one shape."""
+        units = [e for i in range(len(self.units)) if (e := self.known[self._key(i, shape), thrift - 1]) is not None]
+        if not units:
+            return 0.0
+        stages = self.cluster.devices * self.options.stages_per_worker / self.shapes[shape].devices
+        held = min(stages, self.microbatches) * sum(e.residual_bytes for e in units) / stages
+        held += sum(e.static_bytes for e in units) / stages + max(e.passing_bytes for e in units)
+        if held <= _EASY * self.memory_bytes:
+            return 0.0
+        return _THRIFT[thrift] * sum(e.plan.step_s for e in units) / stages / self.memory_bytes * 2**30
+
+    def _solved(self, step: Step, shape: Submesh, options: Options) -> list[PlanFacts]:
+        """Plans on the meshes that such a submesh is likely to want."""
         part = self.cluster.part(shape)
         found = []
         for mesh in likely_meshes(shape) if options.mesh is None else (options.mesh,):
             self.counts.solved += 1
             with contextlib.suppress(InfeasibleError, SolverError):
                 found.append(plan_step(step, part, dataclasses.replace(options, mesh=mesh), last_resort=False))
-        return min(found, key=lambda plan: plan.step_s, default=None)
+        return found
 
-    def table(self, shape: int, lean: bool) -> Sums:
+    def table(self, shape: int, thrift: int) -> Sums:
         """Running sums over all units on a submesh, so that any stage is a look-up."""
-        if (shape, lean) not in self.sums:
-            self.sums[shape, lean] = Sums.of([self.unit(i, shape, lean) for i in range(len(self.units))])
-        return self.sums[shape, lean]
+        if (shape, thrift) not in self.sums:
+            self.sums[shape, thrift] = Sums.of([self.unit(i, shape, thrift) for i in range(len(self.units))])
+        return self.sums[shape, thrift]
 
     def stage(self, first: int, stop: int, shape: int, in_flight: int) -> StageCost | None:
         """What units cost together on a submesh, in the fastest way that fits."""
         way = self.way(first, stop, shape, in_flight)
-        return None if way is None else self.table(shape, way.lean).cost(first, stop, remat=way.remat)
+        return None if way is None else self.table(shape, way.thrift).cost(first, stop, remat=way.remat)
 
     def way(self, first: int, stop: int, shape: int, in_flight: int) -> Way | None:
         """The fastest way of computing units together that fits into memory."""
         best: tuple[float, Way] | None = None
         for way in self.ways:
-            table = self.table(shape, way.lean)
+            table = self.table(shape, way.thrift)
             if table.peak_bytes(first, stop, in_flight, remat=way.remat) <= self.memory_bytes:
                 seconds = table.cost(first, stop, remat=way.remat).microbatch_s
                 if best is None or seconds < best[0]:
@@ -296,7 +305,7 @@ class _Search:
             held = min(len(cut.spans) - position, self.microbatches)
             way = self.way(span.first, span.stop, span.shape, held)
             assert way is not None, "the partition search asked for it"
-            units = [self.unit(i, span.shape, way.lean) for i in range(span.first, span.stop)]
+            units = [self.unit(i, span.shape, way.thrift) for i in range(span.first, span.stop)]
             estimates.append(together([e for e in units if e is not None], remat=way.remat))
         found = self._simulated(cut.spans, tuple(estimates))
         return [] if found is None else [found]
@@ -358,11 +367,11 @@ class _Search:
 
     def _fitting(self, step: Step, info: StageSection, shape: Submesh, held: int, remat: bool) -> Estimate | None:
         budget = float(self.memory_bytes)
-        queue = queue_bytes(step, info, self.microbatches) / shape.devices
         for _ in range(_BUDGETS):
-            facts = self._solved(step, shape, dataclasses.replace(self.options, memory_bytes=budget + queue))
-            if facts is None:
+            found = self._solved(step, shape, dataclasses.replace(self.options, memory_bytes=budget))
+            if not found:
                 return None
+            facts = min(found, key=lambda plan: plan.step_s)
             whole = estimate(step, info, facts, self.microbatches, self.problem.joints)
             whole = whole.rematerialised() if remat else whole
             over = whole.peak_with(held) - self.memory_bytes
@@ -384,7 +393,7 @@ class _Search:
                 StageFacts(
                     e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
                     e.weight_s, e.once_s, held[s], e.kept_bytes, e.sends_bytes, e.returns_bytes, e.remat,
-                    e.queued_bytes,
+                    e.waiting_bytes,
                 )
             )  # fmt: skip
         step = self.problem.step
