@@ -18,7 +18,7 @@ from autopar.errors import InfeasibleError, OptionError, SolverError, nearest
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import Certificate
-from autopar.planner.atoms import Atom, Atoms, build_atoms
+from autopar.planner.atoms import Atom, Atoms, build_atoms, is_late
 from autopar.planner.budget import Budget
 from autopar.planner.classes import Classes, tie, untied
 from autopar.planner.conversion import Conversions
@@ -211,9 +211,10 @@ def _hinted(atoms: Atoms, hints: Mapping[str, str]) -> dict[int, tuple[int, ...]
 
 
 def _turn(atoms: Atoms) -> int:
-    """The position where the backward pass begins, and most is held of the forward pass."""
-    late = (a.index for a in atoms.atoms if a.op is not None and a.op.loop is None and a.op.where.phase != "forward")
-    return next(late, len(atoms.atoms) - 1)
+    """The position where the backward pass begins, in the innermost loop, and most is held of the forward pass."""
+    late = [a for a in atoms.atoms if a.kind == "op" and is_late(a)]
+    often = max((a.frequency for a in late), default=0.0)
+    return next((a.index for a in late if a.frequency == often), len(atoms.atoms) - 1)
 
 
 def _possible(atoms: Atoms, atom: Atom) -> str:

@@ -8,8 +8,8 @@
 2. Dynamic programming over units and submeshes (:mod:`autopar.planner.stages.partition`) takes these for what the units
    of a stage cost together, and gives finalists and a bound.
 3. Finalists are simulated task by task, with what stages send each other on the links that lie between them.
-4. The stages of the best are planned as wholes, equal ones once, within the memory that the micro-batches in flight
-   leave, and simulated again. The fastest becomes the plan.
+4. The stages of the best are planned as wholes, equal ones once, memory being as dear as it must be for the
+   micro-batches in flight to fit, and simulated again. The fastest becomes the plan.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from autopar.simulate import Timeline, simulate_schedule
 Progress = Callable[[str], None]
 
 _FILL = {"gpipe": 1.0, "1f1b": 1.0, "zb-h1": 1 / 3}
-_BUDGETS = 3  # how often a stage is planned again in less memory
 _FINALISTS = 6
 _PLANNED = 2
 _HALVES = 8  # so many devices are tried as two halves, too
@@ -165,9 +164,9 @@ class _Search:
         return f"{self.units[index].like}{index == 0}{index == len(self.units) - 1}", shape
 
     def _planned_unit(self, index: int, shape: int, thrift: int) -> Estimate | None:
-        price = self._memory_price(shape, thrift) if thrift else 0.0
-        if thrift and not price:
+        if thrift and not self._crowded(shape, thrift - 1):
             return self.known[self._key(index, shape), thrift - 1]
+        price = _THRIFT[thrift] * self._worth_s_per_gib(shape) if thrift else 0.0
         begins = [u.begin for u in self.units]
         cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
         with self.lock:
@@ -176,33 +175,37 @@ class _Search:
             self.options, memory_bytes=math.inf, memory_price=price, mip_gap=_UNIT_GAP, time_limit_s=_UNIT_TIME_S,
             tie_above=0, group_above=0,
         )  # fmt: skip
-        found = [
-            estimate(step, info, facts, self.microbatches, self.problem.joints)
-            for facts in self._solved(step, self.shapes[shape], options)
-        ]
-        return min(found, key=lambda e: e.plan.step_s + price / 2**30 * e.held_bytes, default=None)
+        return self._cheapest(step, info, self.shapes[shape], options, likely_meshes(self.shapes[shape]))
 
-    def _memory_price(self, shape: int, thrift: int) -> float:
-        """Seconds per GiB; 0 where all units, planned less thriftily, fit: spread evenly over submeshes of one shape."""
-        units = [e for i in range(len(self.units)) if (e := self.known[self._key(i, shape), thrift - 1]) is not None]
-        if not units:
-            return 0.0
+    def _crowded(self, shape: int, thrift: int) -> bool:
+        """Whether units so planned may not fit, as if all were spread evenly over submeshes of one shape."""
+        units = [e for i in range(len(self.units)) if (e := self.known[self._key(i, shape), thrift]) is not None]
         stages = self.cluster.devices * self.options.stages_per_worker / self.shapes[shape].devices
-        held = min(stages, self.microbatches) * sum(e.residual_bytes for e in units) / stages
-        held += sum(e.static_bytes for e in units) / stages + max(e.passing_bytes for e in units)
-        if held <= _EASY * self.memory_bytes:
-            return 0.0
-        return _THRIFT[thrift] * sum(e.plan.step_s for e in units) / stages / self.memory_bytes * 2**30
+        remat = any(way.remat for way in self.ways)
+        kept = sum(e.joint_bytes if remat else e.residual_bytes for e in units) / stages
+        held = sum(e.static_bytes for e in units) / stages + min(stages, self.microbatches) * kept
+        held += max((e.passing_bytes + e.residual_bytes for e in units), default=0)
+        return held > _EASY * self.memory_bytes
 
-    def _solved(self, step: Step, shape: Submesh, options: Options) -> list[PlanFacts]:
-        """Plans on the meshes that such a submesh is likely to want."""
+    def _worth_s_per_gib(self, shape: int) -> float:
+        """The time of a step by the memory of a device, as if all units were spread over submeshes of one shape."""
+        units = [e for i in range(len(self.units)) if (e := self.known[self._key(i, shape), 0]) is not None]
+        stages = self.cluster.devices * self.options.stages_per_worker / self.shapes[shape].devices
+        return sum(e.plan.step_s for e in units) / stages / (self.memory_bytes / 2**30)
+
+    def _cheapest(
+        self, step: Step, info: StageSection, shape: Submesh, options: Options, meshes: Sequence[tuple[int, ...]]
+    ) -> Estimate | None:
+        """The plan of a stage that costs least in time, and in memory if that has a price; None if there is none."""
         part = self.cluster.part(shape)
         found = []
-        for mesh in likely_meshes(shape) if options.mesh is None else (options.mesh,):
+        for mesh in meshes if options.mesh is None else (options.mesh,):
             self.counts.solved += 1
             with contextlib.suppress(InfeasibleError, SolverError):
-                found.append(plan_step(step, part, dataclasses.replace(options, mesh=mesh), last_resort=False))
-        return found
+                facts = plan_step(step, part, dataclasses.replace(options, mesh=mesh), last_resort=False)
+                found.append(estimate(step, info, facts, self.microbatches, self.problem.joints))
+        price = options.memory_price / 2**30
+        return min(found, key=lambda e: e.plan.step_s + price * e.held_bytes, default=None)
 
     def table(self, shape: int, thrift: int) -> Sums:
         """Running sums over all units on a submesh, so that any stage is a look-up."""
@@ -230,6 +233,8 @@ class _Search:
 
     def run(self) -> PlanFacts:
         most = self._most_stages()
+        if self.options.stages:
+            self.shapes = tuple(shape for shape in self.shapes if self._even(shape, self.options.stages))
         self.survey()
         self.progress(f"{len(self.units)} units, up to {most} stages, {self.microbatches} micro-batches")
         partitions, bound_s = self._partitions(most)
@@ -265,8 +270,8 @@ class _Search:
                 f"units that may be a stage, and cluster {self.cluster.name!r} has {self.cluster.devices} devices. Ask "
                 f"for at most {available} stages."
             )
-        if self.options.stages and not self._even(asked):
-            possible = [n for n in range(1, available + 1) if self._even(n)]
+        if self.options.stages and not any(self._even(shape, asked) for shape in self.shapes):
+            possible = [n for n in range(1, available + 1) if any(self._even(shape, n) for shape in self.shapes)]
             raise OptionError(
                 f"{asked} equal stages do not divide the {self.cluster.devices} devices of cluster "
                 f"{self.cluster.name!r} into parts that a stage may have: some devices of one host, or whole hosts. "
@@ -274,11 +279,9 @@ class _Search:
             )
         return min(asked, available)
 
-    def _even(self, stages: int) -> bool:
-        """Whether some shape of submesh is one part of so many."""
-        return any(
-            shape.devices * stages == self.cluster.devices * self.options.stages_per_worker for shape in self.shapes
-        )
+    def _even(self, shape: Submesh, stages: int) -> bool:
+        """Whether a shape of submesh is one part of so many."""
+        return shape.devices * stages == self.cluster.devices * self.options.stages_per_worker
 
     def _partitions(self, most: int) -> tuple[list[Partition], float]:
         """Finalists of all schedules and numbers of stages allowed, and the least that any can take."""
@@ -346,41 +349,35 @@ class _Search:
         held = in_flight_bound(rough.schedule)
         found = []
         for index, span in enumerate(rough.spans):
-            whole = self._whole_stage(begins, index, span, held[index], rough.submeshes[index])
+            way = self.way(span.first, span.stop, span.shape, held[index])
+            whole = self._whole_stage(begins, index, span, held[index], way or self.ways[-1])
             if whole is None:
                 return None
             found.append(whole)
         return self._simulated(rough.spans, found)
 
-    def _whole_stage(self, begins: Sequence[int], index: int, span: Span, held: int, shape: Submesh) -> Estimate | None:
-        """A stage planned as a whole within the memory that the micro-batches in flight leave; equal ones once."""
+    def _whole_stage(self, begins: Sequence[int], index: int, span: Span, held: int, way: Way) -> Estimate | None:
+        """The fastest plan of a whole stage that fits with the micro-batches in flight."""
+        remats = sorted({w.remat for w in self.ways if w.remat >= way.remat})
+        for thrift, remat in itertools.product(range(way.thrift, len(_THRIFT)), remats):
+            planned = self._planned_stage(begins, index, span, thrift)
+            whole = planned.rematerialised() if planned is not None and remat else planned
+            if whole is not None and whole.peak_with(held) <= self.memory_bytes:
+                return whole
+        return None
+
+    def _planned_stage(self, begins: Sequence[int], index: int, span: Span, thrift: int) -> Estimate | None:
+        """A stage planned as a whole, memory being dear to a degree, on the meshes of its units; equal ones once."""
         step, info = self.problem.stage(begins, index)
-        key = (step.graph.fingerprint, span.shape, held)
+        key = (step.graph.fingerprint, span.shape, thrift)
         self.counts.asked += 1
         if key not in self.planned:
-            found = [self._fitting(step, info, shape, held, remat) for remat in sorted({w.remat for w in self.ways})]
-            fitting = [e for e in found if e is not None]
-            if not fitting:
-                return None
-            self.planned[key] = min(fitting, key=lambda e: e.microbatch_s)
+            price = _THRIFT[thrift] * self._worth_s_per_gib(span.shape) if thrift else 0.0
+            units = [self.unit(i, span.shape, thrift) for i in range(span.first, span.stop)]
+            meshes = dict.fromkeys(e.plan.mesh_shape for e in units if e is not None)
+            options = dataclasses.replace(self.options, memory_bytes=math.inf, memory_price=price)
+            self.planned[key] = self._cheapest(step, info, self.shapes[span.shape], options, tuple(meshes))
         return self.planned[key]
-
-    def _fitting(self, step: Step, info: StageSection, shape: Submesh, held: int, remat: bool) -> Estimate | None:
-        budget = float(self.memory_bytes)
-        for _ in range(_BUDGETS):
-            found = self._solved(step, shape, dataclasses.replace(self.options, memory_bytes=budget))
-            if not found:
-                return None
-            facts = min(found, key=lambda plan: plan.step_s)
-            whole = estimate(step, info, facts, self.microbatches, self.problem.joints)
-            whole = whole.rematerialised() if remat else whole
-            over = whole.peak_with(held) - self.memory_bytes
-            if over <= 0:
-                return whole
-            budget = min(budget, whole.peak_bytes) - over
-            if budget <= whole.static_bytes / 2:
-                return None
-        return None
 
     # the plan
 
