@@ -6,7 +6,7 @@ the user's op stands that it was made from (:attr:`autopar.ir.Where.mark` holds 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +69,8 @@ def emit(traced: Traced, timing: Timing, section: Section) -> Traced:
     """
     writer = _Writer(traced, timing, section)
     graph = traced.step.graph
-    known = {f"{MARK}{op.id}": replace(op.where, mark=str(op.id)) for op in graph.walk()}
+    ops = (o for op in (*section.before, *section.loop, *section.after) for o in _with_inner(op))
+    known = {f"{MARK}{op.id}": replace(op.where, mark=str(op.id)) for op in ops}
     shapes = [_shape(traced.avals[v]) for v in section.whole]
     if not section.cut:
         shapes += [writer.part_shape(v) for v in section.parts]
@@ -261,12 +262,19 @@ def _layout(place: int) -> Layout:
     return _WHOLE if place in (LOCAL, AFTER) else (place,)
 
 
+def _with_inner(op: Op) -> Iterator[Op]:
+    """An op and all inside its regions."""
+    yield op
+    for region in op.regions:
+        yield from region.walk()
+
+
 def _decisions_once(ops: Iterable[Op]) -> Decisions:
     """Everything whole."""
     found: dict[int, tuple[str, ...]] = {}
     layouts: dict[int, Layout] = {}
     for op in ops:
-        for inner in (op, *(o for region in op.regions for o in region.walk())):
+        for inner in _with_inner(op):
             if inner.loop is None:
                 found[inner.id] = (REPEAT,)
                 continue
@@ -286,7 +294,7 @@ def _decisions(traced: Traced, timing: Timing, ops: Iterable[Op]) -> Decisions:
             moves.setdefault(v, {})[place,] = (_WHOLE, Move(0, SAME, place))
 
     for op in ops:
-        for inner in (op, *(o for region in op.regions for o in region.walk())):
+        for inner in _with_inner(op):
             if inner.loop is None:
                 name = timing.actions.get(inner.id, REPEAT)
                 found[inner.id] = (name,)

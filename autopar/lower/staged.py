@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from autopar.ir import Step
 from autopar.lower.emit import emit
-from autopar.partition import StageSection, Staging, Timing, Unit, find_units, stage_step, time_step
+from autopar.partition import StageSection, Staging, Timing, Unit, find_units, stage_digest, stage_step, time_step
 from autopar.partition import joints as unit_joints
 from autopar.trace import Traced
 
@@ -61,6 +61,10 @@ class StagedStep:
             name=f"{self.traced.step.name}, stage {info.index}",
         )
         return replace(traced, step=step)
+
+    def like(self, begins: Sequence[int], index: int) -> str:
+        """Stages of equal digest are planned alike."""
+        return stage_digest(self.step, self.timing, self.staging(tuple(begins)).stages[index])
 
     def stage(self, begins: Sequence[int], index: int) -> tuple[Step, StageSection]:
         """One stage of a cut, for the planner."""

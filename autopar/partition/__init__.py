@@ -1,6 +1,7 @@
 """Cuts a traced step over time (micro-batches) and over devices (stages). Plain data, no jax."""
 
 from autopar.partition.depth import Depth, Part, cut_depth
+from autopar.partition.likeness import stage_digest
 from autopar.partition.loop_stages import forward_ops
 from autopar.partition.section import Section
 from autopar.partition.stacks import chunks_for, stacked_lengths
@@ -27,6 +28,7 @@ __all__ = [
     "forward_ops",
     "joints",
     "stacked_lengths",
+    "stage_digest",
     "stage_step",
     "time_step",
 ]

@@ -9,12 +9,12 @@ together, so that equal layers become equal units.
 from __future__ import annotations
 
 import bisect
-import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopar.ir import Op, Step
+from autopar.partition.likeness import ops_digest
 from autopar.partition.loop_stages import forward_ops
 from autopar.partition.timing import Timing
 
@@ -56,7 +56,7 @@ def find_units(step: Step, timing: Timing, most: int = 64) -> tuple[Unit, ...]:
     flops = [_flops(op) for op in ops]
     begins = [0, *_cuts(ops, crossing, flops, most)]
     bounds = itertools.pairwise([*begins, len(ops)])
-    return tuple(Unit(a, sum(flops[a:b]), crossing[a], _digest(step, ops[a:b])) for a, b in bounds)
+    return tuple(Unit(a, sum(flops[a:b]), crossing[a], ops_digest(step, ops[a:b])) for a, b in bounds)
 
 
 def joints(step: Step, timing: Timing, units: Sequence[Unit]) -> frozenset[int]:
@@ -126,15 +126,3 @@ def _least_near(crossing: Sequence[int], done: Sequence[float], inner: Sequence[
         near = inner[bisect.bisect_left(places, at - reach) : bisect.bisect_right(places, at + reach)]
         found.append(min(crossing[k] for k in near or inner))
     return found
-
-
-def _digest(step: Step, ops: Sequence[Op]) -> str:
-    """Of primitives, parameters and shapes, in order, with values numbered as they appear."""
-    numbers: dict[int, int] = {}
-    digest = hashlib.blake2s(digest_size=8)
-    for op in ops:
-        digest.update(f"{op.primitive}[{op.params}]".encode())
-        for v in (*op.operands, *op.results):
-            value = step.graph.values[v]
-            digest.update(f"{numbers.setdefault(v, len(numbers))}:{value.dtype}{value.shape}".encode())
-    return digest.hexdigest()

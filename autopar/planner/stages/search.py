@@ -45,7 +45,7 @@ _FINALISTS = 6
 _PLANNED = 2
 _HALVES = 8  # so many devices are tried as two halves, too
 _THRIFT = (0.0, 0.1, 1.0)  # what the memory of a device is worth, in terms of the step's time
-_EASY = 0.7  # of the memory: units that need no more are not planned to need less
+_EASY = (0.7, 1.0)  # of the memory: units that need no more are not planned more thriftily
 _UNIT_TIME_S = 3.0
 _UNIT_GAP = 0.05  # of a unit alone: what its neighbours make of it differs by more
 
@@ -136,11 +136,12 @@ class _Search:
         memory_bytes = self.options.memory_bytes or self.cluster.device.memory_bytes
         self.memory_bytes = memory_bytes / self.options.stages_per_worker
         self.lock = threading.Lock()
+        self.alone: dict[int, tuple[Step, StageSection]] = {}
         self.known: dict[tuple[tuple[str, int], int], Estimate | None] = {}
         self.sums: dict[tuple[int, int], Sums] = {}
         remats = {"none": (False,), "full": (True,), "auto": (False, True)}[self.options.remat]
         self.ways = tuple(Way(thrift, remat) for remat in remats for thrift in range(len(_THRIFT)))
-        self.planned: dict[tuple[object, ...], Estimate] = {}
+        self.planned: dict[tuple[str, int, int], Estimate | None] = {}
 
     # 1. units
 
@@ -167,15 +168,21 @@ class _Search:
         if thrift and not self._crowded(shape, thrift - 1):
             return self.known[self._key(index, shape), thrift - 1]
         price = _THRIFT[thrift] * self._worth_s_per_gib(shape) if thrift else 0.0
-        begins = [u.begin for u in self.units]
-        cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
-        with self.lock:
-            step, info = self.problem.stage(cut, cut.index(begins[index]))
+        step, info = self._alone(index)
         options = dataclasses.replace(
             self.options, memory_bytes=math.inf, memory_price=price, mip_gap=_UNIT_GAP, time_limit_s=_UNIT_TIME_S,
             tie_above=0, group_above=0,
         )  # fmt: skip
         return self._cheapest(step, info, self.shapes[shape], options, likely_meshes(self.shapes[shape]))
+
+    def _alone(self, index: int) -> tuple[Step, StageSection]:
+        """A unit as a stage of its own, between one before and one after."""
+        with self.lock:
+            if index not in self.alone:
+                begins = [u.begin for u in self.units]
+                cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
+                self.alone[index] = self.problem.stage(cut, cut.index(begins[index]))
+            return self.alone[index]
 
     def _crowded(self, shape: int, thrift: int) -> bool:
         """Whether units so planned may not fit, as if all were spread evenly over submeshes of one shape."""
@@ -185,7 +192,7 @@ class _Search:
         kept = sum(e.joint_bytes if remat else e.residual_bytes for e in units) / stages
         held = sum(e.static_bytes for e in units) / stages + min(stages, self.microbatches) * kept
         held += max((e.passing_bytes + e.residual_bytes for e in units), default=0)
-        return held > _EASY * self.memory_bytes
+        return self.shapes[shape].devices > 1 and held > _EASY[thrift] * self.memory_bytes
 
     def _worth_s_per_gib(self, shape: int) -> float:
         """The time of a step by the memory of a device, as if all units were spread over submeshes of one shape."""
@@ -368,10 +375,10 @@ class _Search:
 
     def _planned_stage(self, begins: Sequence[int], index: int, span: Span, thrift: int) -> Estimate | None:
         """A stage planned as a whole, memory being dear to a degree, on the meshes of its units; equal ones once."""
-        step, info = self.problem.stage(begins, index)
-        key = (step.graph.fingerprint, span.shape, thrift)
+        key = (self.problem.like(begins, index), span.shape, thrift)
         self.counts.asked += 1
         if key not in self.planned:
+            step, info = self.problem.stage(begins, index)
             price = _THRIFT[thrift] * self._worth_s_per_gib(span.shape) if thrift else 0.0
             units = [self.unit(i, span.shape, thrift) for i in range(span.first, span.stop)]
             meshes = dict.fromkeys(e.plan.mesh_shape for e in units if e is not None)
