@@ -9,7 +9,8 @@ Each model (see `_steps.py`) takes 3 steps in float64, dropout included. The err
 leaf of the state and of the metrics, of max|a - b| / max|b|; integers and random keys must be equal. It passes at 1e-9.
 `tensor` is the number of devices of each stage; with 2, stages are planned with the strategy `megatron`. `interleaved`
 puts two stages on each worker. A model that couples its batch (batch normalisation) must be refused in more than one
-micro-batch; with one it must be exact. Results are written after each run; `--resume` keeps those that are there.
+micro-batch; with one it must be exact. One with fewer units than stages (two scanned layers in four) must be refused.
+Results are written after each run; `--resume` keeps those that are there.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ import jax
 from _common import RESULTS, grid_arguments, run_grid, virtual_devices
 from _steps import STEPS, TrainingStep, reference, relative_errors, run
 
-from autopar import Cluster, CouplingError, Options
+from autopar import Cluster, CouplingError, OptionError, Options
 from autopar.api.planning import plan_traced
 from autopar.api.staged import StagedExecutable
 from autopar.trace import Traced, trace
@@ -33,6 +34,7 @@ from autopar.trace import Traced, trace
 LIMIT = 1e-9
 DEVICES = 8
 COUPLED = ("convnet", "conformer")
+MOST_STAGES = {"gpt-scan": 3}
 
 Row = dict[str, Any]
 Key = tuple[str, str, str, str, str, str]  # model, stages, tensor, micro-batches, schedule, runtime
@@ -71,6 +73,9 @@ def _model_rows(model: str, keys: list[Key]) -> Iterator[Row]:
         except CouplingError as error:
             must = model in COUPLED and key[3] != "1"
             yield row | ({"refused": str(error)} if must else {"error": f"CouplingError: {error}"})
+        except OptionError as error:
+            must = int(key[1]) > MOST_STAGES.get(model, DEVICES)
+            yield row | ({"refused": str(error)} if must else {"error": f"OptionError: {error}"})
         except Exception as error:  # a run that breaks is a row too
             traceback.print_exc()
             yield row | {"error": f"{type(error).__name__}: {error}"}
@@ -133,7 +138,7 @@ def _line(row: Row) -> str:
     head = f"{row['model']:<18}{row['stages']:>6}{row['tensor']:>7}{row['microbatches']:>14}  "
     head += f"{row['schedule']:<12}{row['runtime']:<8}"
     if "refused" in row:
-        return head + "  refused: it couples its batch"
+        return head + "  refused: " + ("it has too few units" if "units" in row["refused"] else "it couples its batch")
     if row.get("error"):
         return head + "  " + row["error"].split("\n")[0]
     fails = "" if _passes(row) else f"  FAILS: {row['worst_leaf']}"
