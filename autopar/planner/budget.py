@@ -19,31 +19,34 @@ Span = tuple[int, int]
 
 
 class Budget:
-    """The memory rows added to one formulation so far."""
+    """The memory rows added to one formulation so far, and what memory costs.
+
+    Attributes:
+      rents: what each variable costs beside its time, seconds.
+      limits: position -> bytes.
+    """
 
     def __init__(self, formulation: Formulation, lives: tuple[Lifetime, ...]) -> None:
         self._formulation = formulation
         self._lives = lives
         self._spans: dict[tuple[int, bool | None], list[Span]] = {}
         self._terms: dict[int, dict[pulp.LpVariable, float]] = {}
-        self._rent: dict[pulp.LpVariable, float] = {}
+        self.rents: dict[pulp.LpVariable, float] = {}
         self.limits: dict[int, float] = {}
 
     @property
     def counts(self) -> bool:
         """Whether memory is limited or has a price."""
-        return bool(self.limits or self._rent)
+        return bool(self.limits or self.rents)
 
     def rent(self, position: int, price: float) -> None:
         """Let each byte that is held at a position cost ``price`` seconds."""
-        problem = self._formulation.problem
-        self._rent = {v: price * n for v, n in self.terms(position).items()}
-        problem.setObjective(problem.objective + pulp.LpAffineExpression(self._rent))
+        self.rents = {v: price * n for v, n in self.terms(position).items()}
 
     def rent_s(self, values: Mapping[str, float]) -> float:
         """What a solution pays for memory, options rounded."""
-        rounded = self._rounded(values) if self._rent else {}
-        return sum(n * rounded[v.name] for v, n in self._rent.items())
+        rounded = self._rounded(values) if self.rents else {}
+        return sum(n * rounded[v.name] for v, n in self.rents.items())
 
     def limit(self, position: int, nbytes: float) -> None:
         """Add the row for a position, or a tighter one."""

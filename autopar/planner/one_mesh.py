@@ -24,7 +24,7 @@ from autopar.planner.classes import Classes, tie, untied
 from autopar.planner.conversion import Conversions
 from autopar.planner.fills import settle_fills
 from autopar.planner.fold import fold
-from autopar.planner.formulate import Bundle, Formulation, bundle_values, formulate
+from autopar.planner.formulate import Bundle, bundle_values, formulate
 from autopar.planner.memory import Lifetime, Profile, lifetimes
 from autopar.planner.options import Options
 from autopar.planner.prune import CHOSEN, Guide, choice_name, prune
@@ -98,71 +98,86 @@ def prepare(step: Step, options: Options) -> Prepared:
     return Prepared(atoms, classes, bundles, tied, grouped, kernels, lives, time.perf_counter() - begin)
 
 
-def solve_mesh(
-    prepared: Prepared,
-    cluster: Cluster,
-    mesh: LogicalMesh,
-    options: Options,
-    time_limit_s: float,
-    guides: Mapping[tuple[int, ...], Guide],
-    worth_s: float = math.inf,
-) -> Candidate:
-    """The best choices on one logical mesh.
+class MeshProgram:
+    """The program of a step on one logical mesh.
 
     Args:
       prepared: the step.
       cluster: the machine.
       mesh: the mesh.
       options: what to search.
-      time_limit_s: wall time for the solver.
       guides: what was learned on coarser meshes, by mesh shape; they prune a mesh of three or more axes.
-      worth_s: give up once it is proven that no plan takes less than this, seconds per step.
 
     Raises:
-      NoRoomError: nothing that fits into memory was found.
       InfeasibleError: a hint cannot be kept on this mesh.
-      SolverError: no plan was found in time.
     """
-    begin = time.perf_counter()
-    atoms, classes = prepared.atoms.on(mesh.shape), prepared.classes
-    allowed = allowed_choices(atoms, classes, options)
-    nodes = fold(atoms, classes, grouped=prepared.grouped, allowed=allowed)
-    nodes, pruned = prune(atoms, classes, nodes, guides)
-    conversions = Conversions(mesh, cluster.device)
-    weigher = Weigher(atoms, prepared.kernels, mesh, cluster.device)
-    formulation = formulate(atoms, classes, nodes, prepared.bundles, weigher, conversions)
-    search = _Search(formulation, weigher, conversions, mesh, options, time_limit_s, prepared.lives, worth_s)
-    build_s = prepared.seconds + time.perf_counter() - begin
 
-    def candidate(priced: Priced, status: str, bound: float) -> Candidate:
+    def __init__(
+        self,
+        prepared: Prepared,
+        cluster: Cluster,
+        mesh: LogicalMesh,
+        options: Options,
+        guides: Mapping[tuple[int, ...], Guide],
+    ) -> None:
+        begin = time.perf_counter()
+        atoms, classes = prepared.atoms.on(mesh.shape), prepared.classes
+        nodes = fold(atoms, classes, grouped=prepared.grouped, allowed=allowed_choices(atoms, classes, options))
+        nodes, self.pruned = prune(atoms, classes, nodes, guides)
+        self.prepared = prepared
+        self.mesh = mesh
+        self.conversions = Conversions(mesh, cluster.device)
+        self.weigher = Weigher(atoms, prepared.kernels, mesh, cluster.device)
+        self.formulation = formulate(atoms, classes, nodes, prepared.bundles, self.weigher, self.conversions)
+        self.highs = HighsProgram(self.formulation.problem)
+        self.build_s = prepared.seconds + time.perf_counter() - begin
+
+    def solve(self, options: Options, budget: float, time_limit_s: float, worth_s: float = math.inf) -> Candidate:
+        """The best choices.
+
+        Args:
+          options: as those that it was built with; the price of memory may be another.
+          budget: bytes of one device. Only the last solution may have a limit: its rows stay.
+          time_limit_s: wall time for the solver.
+          worth_s: give up once it is proven that no plan takes less than this, seconds per step.
+
+        Raises:
+          NoRoomError: nothing that fits into memory was found.
+          SolverError: no plan was found in time.
+        """
+        search = _Search(self, options, time_limit_s, worth_s)
+
+        def candidate(priced: Priced, status: str, bound: float) -> Candidate:
+            return self._candidate(priced, status, bound, options, search)
+
+        try:
+            return candidate(*search.run(budget))
+        except _StuckError:
+            unfit = Unfit(self.formulation, search.budget, self.mesh, budget, search.tried, search.price)
+            raise NoRoomError(unfit, lambda priced: candidate(priced, "within gap", search.bound)) from None
+
+    def _candidate(self, priced: Priced, status: str, bound: float, options: Options, search: _Search) -> Candidate:
         bound = max(0.0, min(bound - priced.rent_s, priced.step_s))  # also where nothing was proven
         gap = (priced.step_s - bound) / priced.step_s if priced.step_s > 0 else 0.0
         if status == "optimal" and gap > max(options.mip_gap, 1e-6) * 1.5 + 1e-9:
             status = "within gap"
-        variables, constraints = formulation.size
+        variables, constraints = self.formulation.size
         certificate = Certificate(
             status=status,
             objective_s=priced.step_s,
             bound_s=bound,
             gap=gap,
             solver=options.solver,
-            folding="grouped" if prepared.grouped else "exact",
-            tied=prepared.tied,
-            pruned=pruned,
+            folding="grouped" if self.prepared.grouped else "exact",
+            tied=self.prepared.tied,
+            pruned=self.pruned,
             variables=variables,
             constraints=constraints,
-            build_s=build_s,
+            build_s=self.build_s,
             solve_s=search.solve_s,
         )
-        guide = search.guide(priced) if len(mesh.shape) == 2 else None
-        return Candidate(atoms, mesh, priced, certificate, guide)
-
-    budget = options.memory_bytes or cluster.device.memory_bytes
-    try:
-        return candidate(*search.run(budget))
-    except _StuckError:
-        unfit = Unfit(formulation, search.budget, mesh, budget, search.tried, search.price)
-        raise NoRoomError(unfit, lambda priced: candidate(priced, "within gap", search.bound)) from None
+        guide = search.guide(priced) if len(self.mesh.shape) == 2 else None
+        return Candidate(self.formulation.atoms, self.mesh, priced, certificate, guide)
 
 
 def allowed_choices(atoms: Atoms, classes: Classes, options: Options) -> dict[int, tuple[int, ...]]:
@@ -228,30 +243,20 @@ class _StuckError(Exception):
 class _Search:
     """Solve, price, and add memory constraints until the plan fits."""
 
-    def __init__(
-        self,
-        formulation: Formulation,
-        weigher: Weigher,
-        conversions: Conversions,
-        mesh: LogicalMesh,
-        options: Options,
-        time_limit_s: float,
-        lives: tuple[Lifetime, ...],
-        worth_s: float,
-    ) -> None:
-        self.formulation = formulation
-        self.weigher = weigher
-        self.conversions = conversions
-        self.mesh = mesh
+    def __init__(self, program: MeshProgram, options: Options, time_limit_s: float, worth_s: float) -> None:
+        self.formulation = program.formulation
+        self.program = program.highs
+        self.weigher = program.weigher
+        self.conversions = program.conversions
+        self.mesh = program.mesh
         self.options = options
         self.deadline = time.monotonic() + time_limit_s
-        self.lives = lives
         self.worth_s = worth_s
         self.duals: Mapping[str, float] = {}
-        self.budget = Budget(self.formulation, self.lives)
+        self.budget = Budget(self.formulation, program.prepared.lives)
         if options.memory_price:
-            self.budget.rent(_turn(formulation.atoms), options.memory_price / 2**30)
-        self.program = HighsProgram(formulation.problem)
+            self.budget.rent(_turn(self.formulation.atoms), options.memory_price / 2**30)
+        self.program.charge(self.budget.rents)
         self.tried: list[Priced] = []
         self.bound = 0.0
         self.solve_s = 0.0
@@ -292,7 +297,7 @@ class _Search:
     def _solve(self) -> tuple[Priced, str, float]:
         options, problem = self.options, self.formulation.problem
         if options.solver == "cbc":
-            outcome = self._timed(solve_cbc(problem, self.left_s, options.mip_gap))
+            outcome = self._timed(solve_cbc(problem, self.left_s, options.mip_gap, self.budget.rents))
             return self._accept(outcome), outcome.status, outcome.bound
         program = self.program
         relaxed = self._timed(program.relax(self.left_s))

@@ -12,7 +12,7 @@ from autopar.planner.solve import SOLVERS
 STRATEGIES = ("auto", "data", "fsdp", "megatron", "expert")
 BACKENDS = ("shard_map", "gspmd")
 REMATS = ("auto", "none", "full")
-PIPELINES = ("1f1b", "gpipe", "interleaved", "zb-h1")
+PIPELINES = ("auto", "1f1b", "gpipe", "interleaved", "zb-h1")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Options:
       stages: exactly so many pipeline stages of equal size; None leaves their number to the planner, up to
         ``max_stages``.
       max_stages: the most pipeline stages to consider; 1 is no pipeline.
-      schedule: the order in which stages work on micro-batches: ``1f1b``, ``gpipe``, ``zb-h1`` or ``interleaved``.
+      schedule: the order in which stages work on micro-batches: ``1f1b``, ``gpipe``, ``zb-h1`` or ``interleaved``;
+        ``auto`` simulates all but the last, and takes the fastest that fits into memory.
       stages_per_worker: with ``interleaved``, how many of the ``stages`` share their devices, 2 or more; else 1.
       remat: what stages keep of each micro-batch in flight: ``none`` keeps all that the backward pass reads, ``full``
         only what passes between units, and computes the rest again; ``auto`` decides for each stage.

@@ -15,7 +15,7 @@ from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
 from autopar.planner.notices import warnings_of
-from autopar.planner.one_mesh import AT_LEAST, Candidate, NoRoomError, Prepared, prepare, solve_mesh
+from autopar.planner.one_mesh import AT_LEAST, Candidate, MeshProgram, NoRoomError, Prepared, prepare
 from autopar.planner.options import Options
 from autopar.planner.prune import Guide, parents
 from autopar.planner.record import write_plan
@@ -66,6 +66,25 @@ def plan_step(
     plan = write_plan(best.atoms, best.priced, cluster, best.mesh, options.strategy, best.certificate, warnings)
     others = sorted((_runner_up(c) for c in search.candidates if c is not best), key=lambda r: r.step_s)
     return dataclasses.replace(plan, runners_up=tuple(others))
+
+
+def plan_at_prices(step: Step, cluster: Cluster, options: Options, prices: Sequence[float]) -> list[PlanFacts]:
+    """The best plans on ``options.mesh`` in unlimited memory, one for each price of memory, seconds per GiB.
+
+    Raises:
+      InfeasibleError: the hints contradict each other.
+      SolverError: the solver is missing or found nothing in time.
+    """
+    (mesh,) = candidate_meshes(cluster, options)
+    plans = []
+    with _collector_paused():
+        program = MeshProgram(prepare(step, options), cluster, mesh, options, {})
+        for price in prices:
+            found = program.solve(dataclasses.replace(options, memory_price=price), math.inf, options.time_limit_s)
+            warnings = warnings_of(found.atoms)
+            certificate = found.certificate
+            plans.append(write_plan(found.atoms, found.priced, cluster, mesh, options.strategy, certificate, warnings))
+    return plans
 
 
 def _waves(meshes: Sequence[LogicalMesh], *, guided: bool) -> tuple[list[LogicalMesh], ...]:
@@ -136,7 +155,7 @@ class _MeshSearch:
     def run(self, meshes: Sequence[LogicalMesh], *, guided: bool) -> None:
         """Try meshes; those that are coarse guide later runs."""
         if self.best is not None:
-            self.worth_s = self.best.priced.step_s * (1 - self.options.mip_gap)
+            self.worth_s = self.best.priced.cost_s * (1 - self.options.mip_gap)
         if len(meshes) < 2:
             for mesh in meshes:
                 self.attempt(mesh, 1, guided=guided)
@@ -161,7 +180,9 @@ class _MeshSearch:
             return
         limit_s = max(min(time_left, time_left / left * 2 * _AT_ONCE), 1.0)
         try:
-            candidate = solve_mesh(self.prepared, self.cluster, mesh, self.options, limit_s, self.guides, self.worth_s)
+            program = MeshProgram(self.prepared, self.cluster, mesh, self.options, self.guides)
+            budget = self.options.memory_bytes or self.cluster.device.memory_bytes
+            candidate = program.solve(self.options, budget, limit_s, self.worth_s)
         except NoRoomError as error:
             if self.best is None:
                 self.no_room.append(error)
@@ -222,7 +243,7 @@ class _MeshSearch:
     def best(self) -> Candidate | None:
         """The fastest plan."""
         plans = [c for c in self.candidates if c.certificate.status != AT_LEAST]
-        return min(plans, key=lambda c: c.priced.step_s, default=None)
+        return min(plans, key=lambda c: c.priced.cost_s, default=None)
 
     def failure(self) -> AutoparError:
         """Why there is no plan at all."""
@@ -283,4 +304,4 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-__all__ = ["candidate_meshes", "plan_step"]
+__all__ = ["candidate_meshes", "plan_at_prices", "plan_step"]

@@ -50,6 +50,7 @@ class HighsProgram:
         for v, c in problem.objective.items():
             cost[self._index[v]] = c
         self.scale = _scale(cost)
+        self._cost = cost * self.scale
         rows = problem.constraints()
         starts, columns, coefficients, lower, upper = [0], [], [], [], []
         for row in rows:
@@ -61,7 +62,7 @@ class HighsProgram:
             upper.append(high)
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = len(cost), len(lower)
-        lp.col_cost_ = cost * self.scale
+        lp.col_cost_ = self._cost
         lp.col_lower_ = np.array([v.lowBound or 0.0 for v in self._variables])
         lp.col_upper_ = np.array([highspy.kHighsInf if v.upBound is None else v.upBound for v in self._variables])
         lp.row_lower_, lp.row_upper_ = np.array(lower), np.array(upper)
@@ -76,6 +77,14 @@ class HighsProgram:
         self._highs.setOptionValue("output_flag", False)
         self._highs.setOptionValue("threads", 1)
         self._highs.passModel(lp)
+
+    def charge(self, extra: Mapping[pulp.LpVariable, float]) -> None:
+        """Let variables cost more than PuLP knows; replaces what was charged before."""
+        cost = self._cost.copy()
+        for v, c in extra.items():
+            cost[self._index[v]] += c * self.scale
+        n = len(cost)
+        self._highs.changeColsCost(n, np.arange(n, dtype=np.int32), cost)
 
     def relax(self, time_limit_s: float) -> Outcome:
         """Solve the linear relaxation, starting from the last basis."""
@@ -148,8 +157,10 @@ def _sides(row: pulp.LpConstraint) -> tuple[float, float]:
     return low, right if row.sense != pulp.LpConstraintGE else highspy.kHighsInf
 
 
-def solve_cbc(problem: pulp.LpProblem, time_limit_s: float, gap: float) -> Outcome:
-    """Solve with the CBC that PuLP carries.
+def solve_cbc(
+    problem: pulp.LpProblem, time_limit_s: float, gap: float, extra: Mapping[pulp.LpVariable, float]
+) -> Outcome:
+    """Solve with the CBC that PuLP carries; ``extra`` is charged on top of the objective.
 
     Raises:
       SolverError: this installation of PuLP has no CBC for this machine.
@@ -160,14 +171,18 @@ def solve_cbc(problem: pulp.LpProblem, time_limit_s: float, gap: float) -> Outco
     if not solver.available():
         raise SolverError("solver 'cbc' was asked for, but PuLP has no CBC here. Use Options(solver='highs').")
     begin = time.perf_counter()
+    own = problem.objective
+    problem.setObjective(own + pulp.LpAffineExpression(extra))
     problem.solve(solver)
+    bound = pulp.value(problem.objective)
+    problem.setObjective(own)
     seconds = time.perf_counter() - begin
     if problem.status == pulp.LpStatusInfeasible:
         return Outcome("infeasible", {}, np.inf, False, seconds)
     values = {v.name: v.varValue for v in problem.variables() if v.varValue is not None}
     optimal = problem.sol_status == pulp.LpSolutionOptimal
     # CBC's bound does not come back through PuLP: optimal means within the gap, anything else proves nothing.
-    bound = pulp.value(problem.objective) * (1 - gap) if optimal else -np.inf
+    bound = bound * (1 - gap) if optimal else -np.inf
     return Outcome("optimal" if optimal else "time limit", values, bound, True, seconds)
 
 

@@ -1,0 +1,248 @@
+"""Plan every kind of unit alone on every shape of submesh: what any stage costs is then a look-up.
+
+Equal units are planned once (*asked* and *solved* count it), and every program is built once and solved at several
+prices of memory: freely, and more thriftily, so that there are lean plans where all units together would not fit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from autopar.errors import InfeasibleError, SolverError
+from autopar.ir import Step
+from autopar.mesh import Cluster, Submesh
+from autopar.partition import StageSection
+from autopar.planner.options import Options
+from autopar.planner.search import plan_at_prices
+from autopar.planner.stages.cost import Span, StageCost
+from autopar.planner.stages.estimate import Estimate, Sums, estimate
+from autopar.planner.stages.problem import StagedProblem
+
+_HALVES = 8  # so many devices are tried as two halves, too
+_THRIFT = (0.0, 0.1, 1.0)  # what the memory of a device is worth, in terms of the step's time
+_EASY = (0.7, 1.0)  # of the memory: units that need no more are not planned more thriftily
+_UNIT_TIME_S = 3.0
+_UNIT_GAP = 0.05  # of a unit alone: what its neighbours make of it differs by more
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a stage is computed: how dear memory was when its units were planned, and whether with rematerialisation."""
+
+    thrift: int
+    remat: bool
+
+
+class Survey:
+    """What units cost, alone and together.
+
+    Args:
+      problem: the step, in its micro-batches.
+      cluster: the machine.
+      options: how to plan each stage.
+      shapes: of the submeshes that a stage may have.
+
+    Attributes:
+      memory_bytes: what one stage may take of a device.
+      asked: how many plans of units and stages were asked for.
+      solved: how many integer programs that took.
+    """
+
+    def __init__(self, problem: StagedProblem, cluster: Cluster, options: Options, shapes: Sequence[Submesh]) -> None:
+        self.problem = problem
+        self.cluster = cluster
+        self.options = options
+        self.shapes = shapes
+        self.memory_bytes = (options.memory_bytes or cluster.device.memory_bytes) / options.stages_per_worker
+        self.asked = self.solved = 0
+        remats = {"none": (False,), "full": (True,), "auto": (False, True)}[options.remat]
+        self._ways = tuple(Way(thrift, remat) for remat in remats for thrift in range(len(_THRIFT)))
+        self._lock = threading.Lock()
+        self._alone: dict[int, tuple[Step, StageSection]] = {}
+        self._units: dict[tuple[str, int, int], Estimate | None] = {}  # kind, shape, thrift
+        self._tables: dict[tuple[int, int], Sums] = {}
+        self._stages: dict[tuple[str, int, int], Estimate | None] = {}  # digest, shape, thrift
+        self._worth = 0.0
+        self._plan_units()
+
+    # units
+
+    def _plan_units(self) -> None:
+        """Plan every kind of unit on every shape, two at a time: while one is being solved, another is built.
+
+        The first shape tells what memory is worth; on the others each program is solved at two prices at once.
+        """
+        kinds = {self._kind(i): i for i in range(len(self.problem.units))}
+        with ThreadPoolExecutor(max_workers=2) as pool:
+
+            def plan(shapes: Sequence[int], thrifts: tuple[int, ...]) -> None:
+                asked = list(itertools.product(kinds.values(), shapes))
+                found = pool.map(lambda where: self._planned_unit(where[0], where[1], thrifts), asked)
+                for (index, shape), estimates in zip(asked, found, strict=True):
+                    self._units.update(
+                        ((self._kind(index), shape, k), e) for k, e in zip(thrifts, estimates, strict=True)
+                    )
+
+            plan((0,), (0,))
+            self._worth = self._worth_s_per_gib()
+            plan(range(1, len(self.shapes)), (0, 1))
+            for thrift in range(1, len(_THRIFT)):
+                crowded = [k for k in range(len(self.shapes)) if self._crowded(k, thrift - 1)]
+                missing = [k for k in crowded if all((kind, k, thrift) not in self._units for kind in kinds)]
+                plan(missing, (thrift,))
+                for kind, k in itertools.product(kinds, range(len(self.shapes))):
+                    self._units.setdefault((kind, k, thrift), self._units[kind, k, thrift - 1])
+
+    def _kind(self, index: int) -> str:
+        units = self.problem.units
+        return f"{units[index].like}{index == 0}{index == len(units) - 1}"
+
+    def unit(self, index: int, shape: int, thrift: int) -> Estimate | None:
+        """A unit alone on a submesh, memory being dear to this degree; None if there is no such plan."""
+        self.asked += 1
+        return self._units[self._kind(index), shape, thrift]
+
+    def _planned_unit(self, index: int, shape: int, thrifts: tuple[int, ...]) -> list[Estimate | None]:
+        options = dataclasses.replace(
+            self.options, mip_gap=_UNIT_GAP, time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0
+        )
+        meshes = likely_meshes(self.shapes[shape])
+        return self._cheapest(*self._unit_alone(index), self.shapes[shape], options, meshes, thrifts)
+
+    def _unit_alone(self, index: int) -> tuple[Step, StageSection]:
+        """A unit as a stage of its own, between one before and one after."""
+        with self._lock:
+            if index not in self._alone:
+                begins = [u.begin for u in self.problem.units]
+                cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
+                self._alone[index] = self.problem.stage(cut, cut.index(begins[index]))
+            return self._alone[index]
+
+    def _every(self, shape: int, thrift: int) -> list[Estimate]:
+        found = (self._units[self._kind(i), shape, thrift] for i in range(len(self.problem.units)))
+        return [e for e in found if e is not None]
+
+    def _stages_of(self, shape: int) -> float:
+        """How many submeshes of one shape the cluster has."""
+        return self.cluster.devices * self.options.stages_per_worker / self.shapes[shape].devices
+
+    def _worth_s_per_gib(self) -> float:
+        """The time of a step by the memory of a device, as if units were spread over submeshes of the first shape."""
+        return sum(e.plan.step_s for e in self._every(0, 0)) / self._stages_of(0) / (self.memory_bytes / 2**30)
+
+    def _crowded(self, shape: int, thrift: int) -> bool:
+        """Whether units so planned may not fit, as if all were spread evenly over submeshes of one shape."""
+        units, stages = self._every(shape, thrift), self._stages_of(shape)
+        remat = any(way.remat for way in self._ways)
+        kept = sum(e.joint_bytes if remat else e.residual_bytes for e in units) / stages
+        held = sum(e.static_bytes for e in units) / stages + min(stages, self.problem.microbatches) * kept
+        held += max((e.passing_bytes + e.residual_bytes for e in units), default=0)
+        return self.shapes[shape].devices > 1 and held > _EASY[thrift] * self.memory_bytes
+
+    def _cheapest(
+        self,
+        step: Step,
+        info: StageSection,
+        shape: Submesh,
+        options: Options,
+        meshes: Sequence[tuple[int, ...]],
+        thrifts: tuple[int, ...],
+    ) -> list[Estimate | None]:
+        """For each price, the plan of a stage that costs least in time and memory; None if there is none."""
+        part = self.cluster.part(shape)
+        prices = [_THRIFT[k] * self._worth for k in thrifts]
+        found: list[list[Estimate]] = [[] for _ in thrifts]
+        for mesh in meshes if options.mesh is None else (options.mesh,):
+            self.solved += len(prices)
+            with contextlib.suppress(InfeasibleError, SolverError):
+                plans = plan_at_prices(step, part, dataclasses.replace(options, mesh=mesh), prices)
+                for k, facts in enumerate(plans):
+                    found[k].append(estimate(step, info, facts, self.problem.microbatches, self.problem.joints))
+
+        def cost(e: Estimate, price: float) -> float:
+            return e.plan.step_s + price * e.held_bytes / 2**30
+
+        return [min(of, key=lambda e: cost(e, price), default=None) for of, price in zip(found, prices, strict=True)]
+
+    # units together
+
+    def table(self, shape: int, thrift: int) -> Sums:
+        """Running sums over all units on a submesh."""
+        if (shape, thrift) not in self._tables:
+            units = [self.unit(i, shape, thrift) for i in range(len(self.problem.units))]
+            self._tables[shape, thrift] = Sums.of(units)
+        return self._tables[shape, thrift]
+
+    def stage(self, first: int, stop: int, shape: int, in_flight: int) -> StageCost | None:
+        """What units cost together on a submesh, in the fastest way that fits."""
+        way = self.way(first, stop, shape, in_flight)
+        return None if way is None else self.table(shape, way.thrift).cost(first, stop, remat=way.remat)
+
+    def way(self, first: int, stop: int, shape: int, in_flight: int) -> Way | None:
+        """The fastest way of computing units together that fits into memory."""
+        best: tuple[float, Way] | None = None
+        for way in self._ways:
+            table = self.table(shape, way.thrift)
+            if table.peak_bytes(first, stop, in_flight, remat=way.remat) <= self.memory_bytes:
+                seconds = table.cost(first, stop, remat=way.remat).microbatch_s
+                if best is None or seconds < best[0]:
+                    best = (seconds, way)
+        return None if best is None else best[1]
+
+    # whole stages
+
+    def whole(self, begins: Sequence[int], index: int, span: Span, in_flight: int) -> Estimate | None:
+        """The fastest plan of a stage as a whole that fits with the micro-batches in flight.
+
+        Memory is as dear as it was for the units, or dearer if it must be.
+
+        Args:
+          begins: where stages begin, as positions among the forward ops.
+          index: the stage.
+          span: its units and shape.
+          in_flight: most micro-batches that it holds.
+        """
+        way = self.way(span.first, span.stop, span.shape, in_flight) or self._ways[-1]
+        remats = sorted({w.remat for w in self._ways if w.remat >= way.remat})
+        fitting: list[Estimate] = []
+        for thrift in range(way.thrift, len(_THRIFT)):
+            planned = self._planned_stage(begins, index, span, thrift)
+            tried = [planned.rematerialised() if r else planned for r in remats] if planned is not None else []
+            fitting += [e for e in tried if e.peak_with(in_flight) <= self.memory_bytes]
+            if fitting and fitting[0].remat == way.remat:
+                break  # leaner plans are slower
+        return min(fitting, key=lambda e: e.microbatch_s, default=None)
+
+    def _planned_stage(self, begins: Sequence[int], index: int, span: Span, thrift: int) -> Estimate | None:
+        """A stage planned on the meshes of its units; equal ones once."""
+        key = (self.problem.like(begins, index), span.shape, thrift)
+        self.asked += 1
+        if key not in self._stages:
+            units = [self.unit(i, span.shape, thrift) for i in range(span.first, span.stop)]
+            meshes = dict.fromkeys(e.plan.mesh_shape for e in units if e is not None)
+            step, info = self.problem.stage(begins, index)
+            shape = self.shapes[span.shape]
+            (self._stages[key],) = self._cheapest(step, info, shape, self.options, tuple(meshes), (thrift,))
+        return self._stages[key]
+
+
+def likely_meshes(shape: Submesh) -> tuple[tuple[int, ...], ...]:
+    """Logical meshes worth trying on a submesh: hosts by devices; within a host, one axis, or two halves.
+
+    >>> likely_meshes(Submesh((8, 2))), likely_meshes(Submesh((8, 1))), likely_meshes(Submesh((1, 1)))
+    (((2, 8),), ((8,), (2, 4)), ((1,),))
+    """
+    sizes = tuple(n for n in reversed(shape.sizes) if n > 1)
+    if len(sizes) > 1:
+        return (sizes,)
+    n = shape.devices
+    return ((n,), (2, n // 2)) if n >= _HALVES and n % 2 == 0 else ((n,),)
+
+
+__all__ = ["Survey", "likely_meshes"]
