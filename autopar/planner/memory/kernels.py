@@ -207,13 +207,31 @@ class _Builder:
             self.copies(v, loop.body, atom.index)
 
     def leave(self, atom: Atom) -> None:
-        """Out of a loop's body, at its end."""
+        """Out of a loop's body, at its end. What is added to a carried value is added in its place."""
         op = atom.op
         assert op is not None
-        end = self.loops[op.id].body[-1]
+        body = self.loops[op.id].body
         for slot, v in enumerate(atom.operands):
-            if v not in op.operands:
-                end.reads.update(self.memory[self.reading.operand(atom, slot)])
+            if v in op.operands:
+                continue
+            key = self.reading.operand(atom, slot)
+            if self.replaces(atom, key):
+                for kernel in body:
+                    kernel.writes = [k for k in kernel.writes if k != key]
+            else:
+                body[-1].reads.update(self.memory[key])
+
+    def replaces(self, port: Atom, key: Key) -> bool:
+        """Whether a pointwise op alone reads a carried value and makes its successor, in the same layout."""
+        op = port.op
+        assert op is not None
+        inside = [v for v in port.results if v not in op.results]
+        maker = self.atoms.atoms[self.atoms.producer[key[0]][0]]
+        if key[2] is not None or len(inside) == len(port.results) or maker.op is None or not role(maker.op).absorbs:
+            return False
+        readers = {r for v in inside for r, _ in self.atoms.readers.get(v, ())}
+        reads = (self.reading.operand(maker, slot) for slot, v in enumerate(maker.operands) if v in inside)
+        return readers == {maker.index} and all(read[2] is None for read in reads)
 
 
 def _joins_dims(rule: Rule) -> bool:
