@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from autopar.errors import AutoparError, ClusterError, InfeasibleError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
+from autopar.planner.collector import collector_paused
 from autopar.planner.notices import warnings_of
 from autopar.planner.one_mesh import AT_LEAST, Candidate, MeshProgram, NoRoomError, Prepared, prepare
 from autopar.planner.options import Options
@@ -50,7 +49,7 @@ def plan_step(
       SolverError: the solver is missing or found nothing in time.
     """
     meshes = candidate_meshes(cluster, options)
-    with _collector_paused():
+    with collector_paused():
         prepared = prepare(step, options)
         search = _MeshSearch(prepared, cluster, options, frozenset(mesh.shape for mesh in meshes), progress)
         guided = len(prepared.classes.members) > options.prune_above
@@ -77,7 +76,7 @@ def plan_at_prices(step: Step, cluster: Cluster, options: Options, prices: Seque
     """
     (mesh,) = candidate_meshes(cluster, options)
     plans = []
-    with _collector_paused():
+    with collector_paused():
         program = MeshProgram(prepare(step, options), cluster, mesh, options, {})
         for price in prices:
             found = program.solve(dataclasses.replace(options, memory_price=price), math.inf, options.time_limit_s)
@@ -99,21 +98,6 @@ def _waves(meshes: Sequence[LogicalMesh], *, guided: bool) -> tuple[list[Logical
     for mesh in meshes:
         waves[0 if mesh is first else 2 if guided and len(mesh.shape) > 2 else 1].append(mesh)
     return waves
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without the collector of cycles: programs are many small objects and no garbage until the end.
-
-    It would visit them again and again, a quarter of the time.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _runner_up(found: Candidate) -> RunnerUp:

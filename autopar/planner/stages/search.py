@@ -20,6 +20,7 @@ from autopar.cost import transfer_s
 from autopar.errors import ClusterError, InfeasibleError, OptionError
 from autopar.mesh import Cluster, Submesh, link_between, place
 from autopar.plan import PlanFacts
+from autopar.planner.collector import collector_paused
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import Partition, Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together
@@ -53,7 +54,8 @@ def plan_stages(
       OptionError: there are fewer units or devices than stages asked for.
       InfeasibleError: no cut fits into memory.
     """
-    return _Search(problem, cluster, options, progress).run()
+    with collector_paused():
+        return _Search(problem, cluster, options, progress).run()
 
 
 @dataclass
@@ -81,10 +83,12 @@ class _Search:
         self.progress(f"{asked}, {len(partitions)} cuts")
         rough = [c for p in partitions for c in self._simulated_roughly(p)]
         rough.sort(key=lambda c: c.step_s)
-        exact = [c for c in (self._exact(c) for c in rough[:_PLANNED]) if c is not None]
-        for late in rough[_PLANNED:]:
-            if not exact and (found := self._exact(late)) is not None:
-                exact.append(found)
+        exact: list[Candidate] = []
+        for candidate in rough:
+            if len(exact) == _PLANNED or any(c.step_s <= candidate.step_s for c in exact):
+                break
+            found = self._exact(candidate)
+            exact += [] if found is None else [found]
         if not exact:
             raise InfeasibleError(
                 f"no cut of {self.problem.step.name} into {self.options.stages or f'up to {most}'} stages fits into "
