@@ -22,7 +22,7 @@ class Options:
     Attributes:
       strategy: ``auto`` searches everything; ``data``, ``fsdp``, ``megatron`` and ``expert`` search only what
         people mean by those words.
-      mesh: logical mesh shape, such as ``(2, 4)``; None tries every factorisation of the device count.
+      mesh: logical mesh shape, such as ``(2, 4)``, of each stage; None tries every factorisation of the device count.
       max_axes: the most axes a tried mesh may have.
       memory_bytes: budget of one device; None is the device's own memory.
       memory_price: seconds per step that a GiB held on every device is worth: makes plans slower and leaner, also where

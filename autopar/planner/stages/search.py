@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -76,6 +77,8 @@ class _Search:
         most = self._most_stages()
         if self.options.stages:
             self.shapes = tuple(shape for shape in self.shapes if self._even(shape, self.options.stages))
+        if self.options.mesh is not None:
+            self.shapes = self._of_size(math.prod(self.options.mesh))
         self.progress(f"{len(self.units)} units, up to {most} stages, {self.microbatches} micro-batches")
         self.survey = Survey(self.problem, self.cluster, self.options, self.shapes)
         partitions, bound_s = self._partitions(most)
@@ -116,6 +119,16 @@ class _Search:
                 f"Ask for {', '.join(map(str, possible))} stages, or for max_stages={asked}, whose stages may differ."
             )
         return min(asked, available)
+
+    def _of_size(self, devices: int) -> tuple[Submesh, ...]:
+        shapes = tuple(shape for shape in self.shapes if shape.devices == devices)
+        if not shapes:
+            sizes = sorted({shape.devices for shape in self.shapes})
+            raise OptionError(
+                f"mesh {self.options.mesh} for every stage takes {devices} devices, but a stage can have "
+                f"{', '.join(map(str, sizes))} of cluster {self.cluster.name!r}. Choose another mesh, or other stages."
+            )
+        return shapes
 
     def _even(self, shape: Submesh, stages: int) -> bool:
         """Whether a shape of submesh is one part of so many."""
