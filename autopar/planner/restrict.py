@@ -38,6 +38,7 @@ class Restriction:
         self.mesh = atoms.mesh
         graph = atoms.step.graph
         self.state = {graph.inputs[i] for i, _ in atoms.step.state}
+        self.fed = {graph.inputs[i] for i in atoms.step.batch}
         self.cuts = _cuts(atoms.step)
         seeds = [(graph.inputs[i], 0) for i in atoms.step.batch]
         seeds += [(v, 1) for op in graph.ops if op.id in self.cuts for v in op.results]
@@ -114,6 +115,8 @@ class Restriction:
         v = atom.results[0]
         layouts = [c.results[0] for c in self.atoms.choices(atom)]
         every = range(len(layouts))
+        if atom.kind == "input" and v not in self.state and v not in self.fed:
+            return list(every)
         if v not in self.state:
             return [i for i in every if all(p == REPLICATED or (v, p) in self.batch for p in layouts[i])] or list(every)
         if self.strategy == "data":

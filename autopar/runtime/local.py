@@ -1,8 +1,7 @@
 """All stages in this process, on submeshes of its devices.
 
 One thread follows all workers' lists in an order in which nothing ever waits: jax returns before a program has run,
-so the stages overlap although one thread feeds them. A message is ``jax.device_put`` onto the receiver's devices,
-started when it is sent.
+so the stages overlap although one thread feeds them. A message is put onto the receiver's devices when it is sent.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from autopar.errors import PlanError, StageError
 from autopar.runtime.arrays import check_state, cut, sharding
 from autopar.runtime.check import check_instructions
+from autopar.runtime.handover import handover
 from autopar.runtime.instructions import Copy, Recv, Register, Run, Send, instructions
 from autopar.runtime.interpreter import Interpreter, Operation, Span, donated
 from autopar.runtime.launch import Arguments
@@ -208,11 +208,11 @@ class _Ports:
         return program
 
     def send(self, send: Send) -> Callable[[jax.Array], None]:
-        mail, target = self._mail, send.target
-        where = self._shardings[target.stage, target.buffer]
+        mail, source, target = self._mail, send.source, send.target
+        put = handover(self._shardings[source.stage, source.buffer], self._shardings[target.stage, target.buffer])
 
         def operation(value: jax.Array) -> None:
-            mail[target] = jax.device_put(value, where)
+            mail[target] = put(value)
 
         return operation
 

@@ -25,8 +25,8 @@ from autopar.planner.stages.estimate import Estimate, Sums, estimate
 from autopar.planner.stages.problem import StagedProblem
 
 _HALVES = 8  # so many devices are tried as two halves, too
-_THRIFT = (0.0, 0.1, 1.0)  # what the memory of a device is worth, in terms of the step's time
-_EASY = (0.7, 1.0)  # of the memory: units that need no more are not planned more thriftily
+_THRIFT = (0.0, 0.1, 1.0, 10.0)  # what the memory of a device is worth, in terms of the step's time
+_EASY = (0.7, 0.9, 0.9)  # of the memory: units that need no more are not planned more thriftily
 _UNIT_TIME_S = 3.0
 _UNIT_GAP = 0.05  # of a unit alone: what its neighbours make of it differs by more
 
@@ -94,8 +94,8 @@ class Survey:
             plan(range(1, len(self.shapes)), (0, 1))
             for thrift in range(1, len(_THRIFT)):
                 crowded = [k for k in range(len(self.shapes)) if self._crowded(k, thrift - 1)]
-                missing = [k for k in crowded if all((kind, k, thrift) not in self._units for kind in kinds)]
-                plan(missing, (thrift,))
+                if thrift == 1 or len(crowded) == len(self.shapes):  # else there is room somewhere
+                    plan([k for k in crowded if any((kind, k, thrift) not in self._units for kind in kinds)], (thrift,))
                 for kind, k in itertools.product(kinds, range(len(self.shapes))):
                     self._units.setdefault((kind, k, thrift), self._units[kind, k, thrift - 1])
 
@@ -143,7 +143,7 @@ class Survey:
         kept = sum(e.joint_bytes if remat else e.residual_bytes for e in units) / stages
         held = sum(e.static_bytes for e in units) / stages + min(stages, self.problem.microbatches) * kept
         held += max((e.passing_bytes + e.residual_bytes for e in units), default=0)
-        return self.shapes[shape].devices > 1 and held > _EASY[thrift] * self.memory_bytes
+        return held > _EASY[thrift] * self.memory_bytes
 
     def _cheapest(
         self,

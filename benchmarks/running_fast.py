@@ -1,0 +1,160 @@
+"""Two stages on two cores against the same work on one: what a pipeline loses beside its bubble.
+
+    python benchmarks/running_fast.py
+
+A chain of equal layers in 2 stages, 8 equal micro-batches, 1F1B. With a core for each stage the step takes at best
+
+    (the same work on one core) / (2 x 8 / (8 + 1))
+
+and may take 1.10 times that. Three processes take turns, one step each per round: the two stages on one core (the
+local runtime, pinned to core 0), on two cores with the local runtime, and on two with Ray, each actor pinned to its
+core. Everywhere XLA computes one operation on one thread. Prints the medians over rounds, and of the ratios of a round.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+STAGES, MICROBATCHES = 2, 8
+LAYERS, WIDTH, ROWS = 24, 512, 128  # layers, features, rows of a micro-batch
+ROUNDS = 12
+LIMIT = 1.10
+MODES = ("one core", "local", "ray")
+
+
+def main() -> int:
+    """Measures, prints, writes; 1 if a bound breaks."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--serve", choices=MODES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        return serve(args.serve)
+    if len(os.sched_getaffinity(0)) < STAGES:
+        sys.exit(f"this takes {STAGES} cores; the process may use {len(os.sched_getaffinity(0))}.")
+    return measure(args.rounds)
+
+
+def measure(rounds: int) -> int:
+    """Let the processes take turns."""
+    from _common import RESULTS, stamp, write_result
+
+    env = {**os.environ, "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--serve"]
+    servers = {
+        mode: subprocess.Popen([*command, mode], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for mode in MODES
+    }
+    try:
+        for server in servers.values():
+            _answer(server)  # ready
+        for _ in range(2):
+            {mode: _step(server) for mode, server in servers.items()}
+        found = [{mode: _step(server) for mode, server in servers.items()} for _ in range(rounds)]
+    finally:
+        for server in servers.values():
+            server.stdin.close()
+            server.wait(60)
+    ideal = STAGES * MICROBATCHES / (MICROBATCHES + STAGES - 1)
+    ratios = {m: statistics.median(row[m] * ideal / row["one core"] for row in found) for m in MODES[1:]}
+    for mode in MODES:
+        said = f"  {ratios[mode]:.3f} of the ideal (limit {LIMIT:g})" if mode in ratios else ""
+        print(f"{mode:<10}{statistics.median(row[mode] for row in found) * 1e3:9.1f} ms per step{said}")
+    write_result(RESULTS / "running_fast.json", {"stamp": stamp(), "limit": LIMIT, "ratios": ratios, "seconds": found})
+    return int(max(ratios.values()) > LIMIT)
+
+
+def _answer(server: subprocess.Popen) -> str:
+    line = server.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a process ended with {server.wait()}")
+    return line
+
+
+def _step(server: subprocess.Popen) -> float:
+    server.stdin.write("step\n")
+    server.stdin.flush()
+    return float(_answer(server))
+
+
+def serve(mode: str) -> int:
+    """Compile the step, then run one for each line that comes in."""
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    cores = sorted(os.sched_getaffinity(0))[:STAGES]
+    os.sched_setaffinity(0, cores[:1] if mode == "one core" else cores)
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", STAGES)
+    import autopar
+
+    state, batch = example()
+    options = autopar.Options(stages=STAGES, microbatches=MICROBATCHES, remat="none")
+    executable = autopar.compile(
+        train_step, state, batch, cluster="cpu:2", options=options, runtime="ray" if mode == "ray" else "local"
+    )
+    if mode == "ray":
+        pin_actors(cores)
+
+    def step() -> float:
+        nonlocal state
+        begin = time.perf_counter()
+        state, (_, moved) = executable(state, batch)
+        float(moved)
+        return time.perf_counter() - begin
+
+    step()
+    os.write(answers, b"ready\n")
+    for _ in sys.stdin:
+        os.write(answers, f"{step()}\n".encode())
+    executable.close()
+    autopar.shutdown()
+    return 0
+
+
+def example() -> tuple[Any, Any]:
+    """A state and a batch."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    state = [draw.normal(size=(WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5 for _ in range(LAYERS)]
+    x = draw.normal(size=(MICROBATCHES * ROWS, WIDTH)).astype(np.float32)
+    return state, (x, np.roll(x, 1, axis=1))
+
+
+def train_step(state: Any, batch: Any) -> Any:
+    """A chain of equal layers, plain gradient descent, and how far it went, which waits for every update."""
+    import jax
+    import jax.numpy as jnp
+
+    def loss(layers: Any) -> Any:
+        x = batch[0]
+        for w in layers:
+            x = jnp.tanh(x @ w)
+        return jnp.mean((x - batch[1]) ** 2)
+
+    value, grads = jax.value_and_grad(loss)(state)
+    new = jax.tree.map(lambda w, g: w - 0.1 * g, state, grads)
+    return new, (value, sum(jnp.vdot(a - b, a - b) for a, b in zip(new, state, strict=True)))
+
+
+def pin_actors(cores: list[int]) -> None:
+    """A core for each of Ray's workers that holds a stage."""
+    import psutil
+
+    processes = psutil.Process().children(recursive=True)
+    actors = [p for p in processes if "".join(p.cmdline()).startswith("ray::Host")]
+    if len(actors) != len(cores):
+        raise RuntimeError(f"{len(actors)} actors for {len(cores)} cores")
+    for actor, core in zip(actors, cores, strict=True):
+        actor.cpu_affinity([core])
+        for thread in actor.threads():
+            os.sched_setaffinity(thread.id, [core])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
