@@ -2,13 +2,15 @@
 
     python benchmarks/running_fast.py
 
-A chain of equal layers in 2 stages, 8 equal micro-batches, 1F1B. With a core for each stage the step takes at best
+A chain of equal layers in 2 stages, 8 equal micro-batches. With a core for each stage the step takes at best
 
     (the same work on one core) / (2 x 8 / (8 + 1))
 
-and may take 1.10 times that. Three processes take turns, one step each per round: the two stages on one core (the
-local runtime, pinned to core 0), on two cores with the local runtime, and on two with Ray, each actor pinned to its
-core. Everywhere XLA computes one operation on one thread. Prints the medians over rounds, and of the ratios of a round.
+and may take 1.10 times that. Processes take turns, one step each per round: the two stages on one core (the local
+runtime, pinned to core 0), on two cores with the local runtime, and on two with Ray, each actor pinned to its core; the
+last two under GPipe's order and under 1F1B. Everywhere XLA computes one operation on one thread. Prints the medians
+over rounds, and of the ratios of a round. The bound is for the faster order: with two stages 1F1B holds two
+micro-batches, and every round trip of one between the stages is exposed; GPipe holds all and hides them.
 """
 
 import argparse
@@ -20,10 +22,10 @@ import time
 from typing import Any
 
 STAGES, MICROBATCHES = 2, 8
-LAYERS, WIDTH, ROWS = 24, 512, 128  # layers, features, rows of a micro-batch
-ROUNDS = 12
+LAYERS, WIDTH, ROWS = 24, 512, 512  # layers, features, rows of a micro-batch
+ROUNDS = 10
 LIMIT = 1.10
-MODES = ("one core", "local", "ray")
+MODES = ("one core", "local gpipe", "local 1f1b", "ray gpipe", "ray 1f1b")
 
 
 def main() -> int:
@@ -63,9 +65,10 @@ def measure(rounds: int) -> int:
     ratios = {m: statistics.median(row[m] * ideal / row["one core"] for row in found) for m in MODES[1:]}
     for mode in MODES:
         said = f"  {ratios[mode]:.3f} of the ideal (limit {LIMIT:g})" if mode in ratios else ""
-        print(f"{mode:<10}{statistics.median(row[mode] for row in found) * 1e3:9.1f} ms per step{said}")
+        print(f"{mode:<12}{statistics.median(row[mode] for row in found) * 1e3:9.1f} ms per step{said}")
     write_result(RESULTS / "running_fast.json", {"stamp": stamp(), "limit": LIMIT, "ratios": ratios, "seconds": found})
-    return int(max(ratios.values()) > LIMIT)
+    faster = [min(ratios[f"{runtime} {order}"] for order in ("gpipe", "1f1b")) for runtime in ("local", "ray")]
+    return int(max(faster) > LIMIT)
 
 
 def _answer(server: subprocess.Popen) -> str:
@@ -93,11 +96,10 @@ def serve(mode: str) -> int:
     import autopar
 
     state, batch = example()
-    options = autopar.Options(stages=STAGES, microbatches=MICROBATCHES, remat="none")
-    executable = autopar.compile(
-        train_step, state, batch, cluster="cpu:2", options=options, runtime="ray" if mode == "ray" else "local"
-    )
-    if mode == "ray":
+    runtime, schedule = ("local", "gpipe") if mode == "one core" else mode.split()
+    options = autopar.Options(stages=STAGES, microbatches=MICROBATCHES, remat="none", schedule=schedule)
+    executable = autopar.compile(train_step, state, batch, cluster="cpu:2", options=options, runtime=runtime)
+    if runtime == "ray":
         pin_actors(cores)
 
     def step() -> float:
