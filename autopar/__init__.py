@@ -16,6 +16,7 @@ from autopar.api import (
     parallelize,
     plan,
     shutdown,
+    stage_boundary,
 )
 from autopar.errors import (
     AutoparError,
@@ -62,4 +63,5 @@ __all__ = [
     "plan",
     "register_rule",
     "shutdown",
+    "stage_boundary",
 ]

@@ -1,5 +1,6 @@
 """What users call."""
 
+from autopar.api.boundary import stage_boundary
 from autopar.api.executable import Executable
 from autopar.api.parallelize import Parallelized, compile, parallelize
 from autopar.api.plan import Plan, load_plan
@@ -16,4 +17,5 @@ __all__ = [
     "parallelize",
     "plan",
     "shutdown",
+    "stage_boundary",
 ]

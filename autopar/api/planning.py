@@ -10,15 +10,18 @@ from typing import Any
 import jax
 
 from autopar.api.plan import Plan
-from autopar.errors import ClusterError, OptionError, PlanError
+from autopar.errors import AutoparError, ClusterError, InfeasibleError, OptionError, PlanError
 from autopar.lower import StagedStep, microbatched, unstacked
 from autopar.mesh import Cluster
 from autopar.partition import chunks_for, examples_of, stacked_lengths
-from autopar.plan import PlanFacts
+from autopar.plan import PipelineRunnerUp, PlanFacts
 from autopar.planner import Options, plan_stages, plan_step
 from autopar.trace import Traced, trace
 
 Progress = Callable[[str], None]
+
+_SLOWER = 2  # so many numbers of micro-batches in a row that help no more end the search for one
+_RUNNERS_UP = 6
 
 
 def as_cluster(cluster: str | Cluster | None) -> Cluster:
@@ -131,34 +134,81 @@ def trace_step(
 
 
 def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Progress | None = None) -> Plan:
-    """Plan a traced step."""
+    """Plan a traced step.
+
+    With ``microbatches="auto"`` their number is doubled until two plans in a row are no faster, or do not exist.
+    """
     say = progress or (lambda _: None)
+    if options.microbatches != "auto":
+        return Plan.of(_planned(traced, cluster, options, int(options.microbatches), say), traced)
+    found: list[PlanFacts] = []
+    failures: list[AutoparError] = []
+    slower = 0
+    for count in _doublings(examples_of(traced.step)):
+        try:
+            facts = _planned(traced, cluster, options, count, say)
+        except (InfeasibleError, OptionError, PlanError) as error:
+            failures.append(error)
+            say(f"{count} micro-batches: {error}")
+            slower += bool(found)
+        else:
+            say(f"{count} micro-batches: {facts.step_s:.4g} s")
+            slower = slower + 1 if found and facts.step_s >= min(f.step_s for f in found) else 0
+            found.append(facts)
+        if slower == _SLOWER:
+            break
+    if not found:
+        raise failures[-1]
+    best = min(found, key=lambda f: f.step_s)
+    others = [r for f in found for r in (*_as_runner_up(f, best), *f.other_pipelines)]
+    best = dataclasses.replace(best, other_pipelines=tuple(sorted(others, key=lambda r: r.step_s)[:_RUNNERS_UP]))
+    return Plan.of(best, traced)
+
+
+def _doublings(examples: int) -> list[int]:
+    """1, 2, 4, ... as far as they divide the batch."""
+    found = [1]
+    while examples and examples % (2 * found[-1]) == 0:
+        found.append(2 * found[-1])
+    return found
+
+
+def _as_runner_up(facts: PlanFacts, best: PlanFacts) -> list[PipelineRunnerUp]:
+    """What a plan of stages leaves in the plan that was faster."""
+    if facts is best or not facts.stages:
+        return []
+    stages = tuple((s.units[1] - s.units[0], s.devices[1] - s.devices[0]) for s in facts.stages)
+    return [PipelineRunnerUp(stages, facts.schedule, facts.microbatches, facts.step_s, facts.peak_bytes)]
+
+
+def _planned(traced: Traced, cluster: Cluster, options: Options, microbatches: int, say: Progress) -> PlanFacts:
+    """Plan with so many micro-batches."""
+    options = dataclasses.replace(options, microbatches=microbatches)
     if options.stages is not None or options.max_stages > 1:
         chunks = chunks_for(stacked_lengths(traced.step), options.stages or options.max_stages)
         parts = unstacked(traced, chunks)
-        staged = StagedStep(parts.traced, options.microbatches, per_microbatch=options.per_microbatch)
+        staged = StagedStep(parts.traced, microbatches, per_microbatch=options.per_microbatch)
         facts = plan_stages(staged, cluster, options, say)
         facts = dataclasses.replace(facts, chunks=chunks, fingerprint=traced.step.graph.fingerprint)
     else:
-        _check_shards(traced, cluster, options)
-        written = microbatched(traced, options.microbatches, per_microbatch=options.per_microbatch)
+        _check_shards(traced, cluster, options, microbatches)
+        written = microbatched(traced, microbatches, per_microbatch=options.per_microbatch)
         facts = plan_step(written.step, cluster, options, say)
-    facts = dataclasses.replace(
+    return dataclasses.replace(
         facts,
         warnings=(*traced.notes, *facts.warnings),
-        microbatches=options.microbatches,
+        microbatches=microbatches,
         per_microbatch=options.per_microbatch,
     )
-    return Plan.of(facts, traced)
 
 
-def _check_shards(traced: Traced, cluster: Cluster, options: Options) -> None:
+def _check_shards(traced: Traced, cluster: Cluster, options: Options, count: int) -> None:
     """Strategy ``data`` in micro-batches gives every device as much of each.
 
     Raises:
       PlanError: there are not enough examples; the message says which numbers would do.
     """
-    examples, count = examples_of(traced.step), options.microbatches
+    examples = examples_of(traced.step)
     devices = math.prod(options.mesh) if options.mesh else cluster.devices
     if options.strategy != "data" or count == 1 or examples % count or not examples % (count * devices):
         return

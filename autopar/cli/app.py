@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
-from autopar.cli.arguments import find_model, parse_memory, parse_mesh, provide_devices
+from autopar.cli.arguments import find_model, parse_memory, parse_mesh, parse_microbatches, provide_devices
 from autopar.cli.progress import notes, planning, training
 from autopar.cli.train import bubbles, data_for, train
 from autopar.errors import AutoparError, OptionError
@@ -49,13 +49,13 @@ ClusterName = Annotated[str, typer.Option(help="cpu:8, h100:16x8 (hosts x device
 Strategy = Annotated[str, typer.Option(help="auto, data, fsdp, megatron or expert")]
 Mesh = Annotated[str | None, typer.Option(help="Mesh shape such as 2x4 [default: all are tried]")]
 Memory = Annotated[str | None, typer.Option(help="Budget of one device, such as 8GiB [default: all it has]")]
-Microbatches = Annotated[int, typer.Option(help="Parts of the batch, computed one after the other")]
+Microbatches = Annotated[str, typer.Option(help="Parts of the batch, computed one after the other; or auto")]
 PerMicrobatch = Annotated[
     bool, typer.Option("--per-microbatch", help="Batch statistics over each micro-batch alone, as in GPipe")
 ]
 Stages = Annotated[int | None, typer.Option(help="Exactly so many pipeline stages of equal size")]
 MaxStages = Annotated[int, typer.Option(help="The most pipeline stages to consider; 1 is no pipeline")]
-ScheduleName = Annotated[str, typer.Option("--schedule", help="Of the stages: 1f1b, gpipe or zb-h1")]
+ScheduleName = Annotated[str, typer.Option("--schedule", help="Of the stages: 1f1b, gpipe, zb-h1 or auto")]
 TimeLimit = Annotated[float, typer.Option(help="Seconds for the solver; the best plan so far is kept")]
 Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON")]
 
@@ -68,7 +68,7 @@ def plan_command(
     strategy: Strategy = "auto",
     mesh: Mesh = None,
     memory: Memory = None,
-    microbatches: Microbatches = 1,
+    microbatches: Microbatches = "1",
     per_microbatch: PerMicrobatch = False,
     stages: Stages = None,
     max_stages: MaxStages = 1,
@@ -93,9 +93,9 @@ def plan_command(
     options = _options(
         mesh,
         memory,
+        microbatches,
         strategy=strategy,
         time_limit_s=time_limit,
-        microbatches=microbatches,
         per_microbatch=per_microbatch,
         stages=stages,
         max_stages=max_stages,
@@ -133,7 +133,7 @@ def train_command(
     strategy: Strategy = "auto",
     mesh: Mesh = None,
     memory: Memory = None,
-    microbatches: Microbatches = 1,
+    microbatches: Microbatches = "1",
     per_microbatch: PerMicrobatch = False,
     stages: Stages = None,
     max_stages: MaxStages = 1,
@@ -160,9 +160,9 @@ def train_command(
     options = _options(
         mesh,
         memory,
+        microbatches,
         strategy=strategy,
         time_limit_s=time_limit,
-        microbatches=microbatches,
         per_microbatch=per_microbatch,
         stages=stages,
         max_stages=max_stages,
@@ -242,8 +242,9 @@ def _table(*titles: str) -> Table:
     return table
 
 
-def _options(mesh: str | None, memory: str | None, **settings: Any) -> Options:
-    return Options(mesh=parse_mesh(mesh), memory_bytes=parse_memory(memory), **settings)
+def _options(mesh: str | None, memory: str | None, microbatches: str, **settings: Any) -> Options:
+    count = parse_microbatches(microbatches)
+    return Options(mesh=parse_mesh(mesh), memory_bytes=parse_memory(memory), microbatches=count, **settings)
 
 
 def _check_folder(path: Path) -> None:

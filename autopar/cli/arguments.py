@@ -29,6 +29,19 @@ def parse_mesh(text: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, sizes))
 
 
+def parse_microbatches(text: str) -> int | str:
+    """``4`` as a number, ``auto`` as it is.
+
+    >>> parse_microbatches("4"), parse_microbatches("auto")
+    (4, 'auto')
+    """
+    if text.isdecimal() and int(text):
+        return int(text)
+    if text != "auto":
+        raise OptionError(f"--microbatches {text!r} is not a number of micro-batches; write 1, 2, ... or auto.")
+    return text
+
+
 def parse_memory(text: str | None) -> int | None:
     """``8GiB`` as bytes."""
     if text is None:

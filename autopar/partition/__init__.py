@@ -7,10 +7,11 @@ from autopar.partition.section import Section
 from autopar.partition.stacks import chunks_for, stacked_lengths
 from autopar.partition.staging import Crossing, StageSection, Staging, stage_step
 from autopar.partition.timing import AFTER, LOCAL, SAME, Timing, examples_of, time_step
-from autopar.partition.units import Unit, find_units, joints
+from autopar.partition.units import BOUNDARY, Unit, find_units, joints
 
 __all__ = [
     "AFTER",
+    "BOUNDARY",
     "LOCAL",
     "SAME",
     "Crossing",

@@ -18,6 +18,9 @@ from autopar.partition.likeness import ops_digest
 from autopar.partition.loop_stages import forward_ops
 from autopar.partition.timing import Timing
 
+BOUNDARY = "autopar.stage_boundary"
+"""Name of the scope around what :func:`autopar.stage_boundary` marks."""
+
 _NARROW = 1.5
 _NEAR = 1 / 8  # of the work, to either side
 _LITTLE = 4  # less than a fourth of an equal share of the work is too little for a unit
@@ -42,7 +45,7 @@ class Unit:
 
 
 def find_units(step: Step, timing: Timing, most: int = 64) -> tuple[Unit, ...]:
-    """Cut the forward pass into at most ``most`` units.
+    """Cut the forward pass into at most ``most`` units; if the user marked where stages may begin, just there.
 
     Args:
       step: the step.
@@ -54,7 +57,7 @@ def find_units(step: Step, timing: Timing, most: int = 64) -> tuple[Unit, ...]:
         return ()
     crossing = _crossing_bytes(step, ops)
     flops = [_flops(op) for op in ops]
-    begins = [0, *_cuts(ops, crossing, flops, most)]
+    begins = [0, *(_marked(ops) or _cuts(ops, crossing, flops, most))]
     bounds = itertools.pairwise([*begins, len(ops)])
     return tuple(Unit(a, sum(flops[a:b]), crossing[a], ops_digest(step, ops[a:b])) for a, b in bounds)
 
@@ -71,6 +74,11 @@ def joints(step: Step, timing: Timing, units: Sequence[Unit]) -> frozenset[int]:
         for v in op.operands
         if v in unit_of and unit_of[v] < bisect.bisect(begins, k)
     )
+
+
+def _marked(ops: Sequence[Op]) -> list[int]:
+    """Where the user's marks stand."""
+    return [k for k, op in enumerate(ops) if k > 0 and BOUNDARY in op.where.scope.split("/")]
 
 
 def _flops(op: Op) -> float:

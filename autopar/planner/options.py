@@ -35,7 +35,8 @@ class Options:
       tie_above: tie repeated layers when a step has more ops than this (see planner.classes).
       group_above: group followers, not only fold them exactly, above this many classes (see planner.fold).
       prune_above: prune meshes of three axes above this many classes (see planner.prune).
-      microbatches: parts into which the batch is cut, computed one after the other; their gradients add up.
+      microbatches: parts into which the batch is cut, computed one after the other; their gradients add up. ``auto``
+        plans with 1, 2, 4, ... of them as long as that helps.
       per_microbatch: where the step couples its batch (batch normalisation), compute what it sums over the batch over
         each micro-batch alone, as GPipe does. Without it such a step is refused in more than one micro-batch.
       stages: exactly so many pipeline stages of equal size; None leaves their number to the planner, up to
@@ -62,7 +63,7 @@ class Options:
     tie_above: int = 1500
     group_above: int = 600
     prune_above: int = 200
-    microbatches: int = 1
+    microbatches: int | str = 1
     per_microbatch: bool = False
     stages: int | None = None
     max_stages: int = 1
@@ -102,7 +103,9 @@ class Options:
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} must be True or False; found {getattr(self, name)!r}.")
         self._check_workers()
-        for name in ("microbatches", "max_stages", "stages_per_worker", *(() if self.stages is None else ("stages",))):
+        if self.microbatches != "auto" and (not _whole(self.microbatches) or int(self.microbatches) < 1):
+            raise OptionError(f"microbatches must be a whole number from 1 up, or 'auto'; found {self.microbatches!r}.")
+        for name in ("max_stages", "stages_per_worker", *(() if self.stages is None else ("stages",))):
             if not _whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise OptionError(f"{name} must be a whole number from 1 up; found {getattr(self, name)!r}.")
         for name in ("tie_above", "group_above", "prune_above"):

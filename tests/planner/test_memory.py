@@ -133,6 +133,14 @@ def test_a_scan_holds_one_round_and_what_it_stacks(length):
     assert length * ARRAY + 2 * ARRAY <= found <= length * ARRAY + 5 * ARRAY
 
 
+def test_what_is_added_up_in_a_loop_has_one_buffer():
+    def run(w, xs):
+        return jax.lax.scan(lambda total, x: (total + w @ x, None), jnp.zeros_like(w), xs)[0]
+
+    found = peak(step_of(run, (N, N), (2, N, N))).peak_bytes
+    assert found == (1 + 2 + 1 + 1 + 1) * ARRAY  # w, xs, the sum, a product, a slice of xs
+
+
 def test_the_peak_is_the_sum_of_its_kinds():
     recipe_step = step_of(lambda w, x: w - jax.grad(lambda w: jnp.sum((x @ w) ** 2))(w), (N, N), (8 * N, N), donate=0)
     plan = plan_step(recipe_step, Cluster.parse("h100:8"), Options(mesh=(8,)))

@@ -3,9 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from autopar.errors import PlanError, StageError
 from autopar.runtime.arrays import stage_meshes
+from autopar.runtime.handover import handover
 from autopar.runtime.local import LocalRuntime
 from tests.runtime import toys
 
@@ -135,3 +138,17 @@ def test_two_hundred_steps_keep_memory_flat():
         jax.block_until_ready(runtime.step(arguments))
         alive.append(len(jax.live_arrays()))
     assert alive[-1] == alive[1]
+
+
+@pytest.mark.parametrize(("source", "target"), [(P(), P()), (P("d"), P("d")), (P("d"), P()), (P(), P("d"))])
+def test_handover_puts_an_array_where_it_shall_be(source, target):
+    devices = np.array(jax.devices()[:4]).reshape(2, 2)
+    here, there = (
+        NamedSharding(Mesh(part, ("d",)), spec) for part, spec in zip(devices, (source, target), strict=True)
+    )
+    value = np.arange(12.0, dtype=np.float32).reshape(4, 3)
+    array = jax.device_put(value, here)
+    moved = handover(here, there)(array)
+    assert moved.sharding == there
+    jax.jit(lambda x: -x, donate_argnums=0)(array).block_until_ready()  # its memory may be taken
+    np.testing.assert_array_equal(moved, value)
