@@ -178,6 +178,7 @@ class Step:
       donated: input indices whose buffers the step may reuse.
       batch: input indices of the data (not state, not random keys).
       name: the user's function.
+      apart: the forward and the backward pass are programs of their own: what one hands to the other is stored.
     """
 
     graph: Graph
@@ -185,3 +186,4 @@ class Step:
     donated: frozenset[int] = frozenset()
     batch: tuple[int, ...] = ()
     name: str = "step"
+    apart: bool = False

@@ -59,6 +59,7 @@ class StagedStep:
             donated=frozenset(leaves),
             batch=tuple(range(len(info.section.whole), len(traced.step.graph.inputs))),
             name=f"{self.traced.step.name}, stage {info.index}",
+            apart=True,
         )
         return replace(traced, step=step)
 

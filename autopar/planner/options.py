@@ -12,7 +12,7 @@ from autopar.planner.solve import SOLVERS
 STRATEGIES = ("auto", "data", "fsdp", "megatron", "expert")
 BACKENDS = ("shard_map", "gspmd")
 REMATS = ("auto", "none", "full")
-PIPELINES = ("auto", "1f1b", "gpipe", "interleaved", "zb-h1")
+PIPELINES = ("1f1b", "gpipe", "interleaved", "zb-h1", "auto")
 
 
 @dataclass(frozen=True)

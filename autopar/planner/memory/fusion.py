@@ -215,6 +215,10 @@ def _place_op(reading: Reading, atom: Atom) -> None:
     is_ = role(op)
     uses = [reading.use((v, False, None)) for v in atom.results]
     operands = [reading.use(reading.operand(atom, slot)) for slot in range(len(atom.operands))]
+    if reading.atoms.step.apart and op.where.phase != "forward":
+        for v, operand in zip(atom.operands, operands, strict=True):
+            maker = reading.atoms.atoms[reading.atoms.producer[v][0]].op
+            operand.memory |= maker is not None and maker.loop is None and maker.where.phase == "forward"
     if is_.alias:
         for operand in operands:
             operand.read_alike(uses[0])

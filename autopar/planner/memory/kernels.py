@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autopar.ir import Rule
-from autopar.planner.atoms import Atom, Atoms
+from autopar.planner.atoms import Atom, Atoms, is_late
 from autopar.planner.memory.fusion import Key, Reading, placed, role
 from autopar.sharding.layout import LOCAL, SUM, Collective, Move
 
@@ -94,6 +94,8 @@ class _Builder:
         for atom in self.atoms.atoms:
             if atom.kind == "port":
                 self.leave(atom)
+            elif self.atoms.step.apart and atom.op is not None and atom.op.id in self.around:
+                self.hand_over(atom)
         kept, outputs = self.results(final)
         self.top.append(final)
         _settle(self.top, {})
@@ -220,6 +222,17 @@ class _Builder:
                     kernel.writes = [k for k in kernel.writes if k != key]
             else:
                 body[-1].reads.update(self.memory[key])
+
+    def hand_over(self, atom: Atom) -> None:
+        """What the backward pass, a program of its own, reads of the forward pass is held until it ends."""
+        op = atom.op
+        assert op is not None
+        if op.where.phase == "forward":
+            late = [
+                v for v in atom.results if any(is_late(self.atoms.atoms[r]) for r, _ in self.atoms.readers.get(v, ()))
+            ]
+            for v in late:
+                self.loops[self.around[op.id]].body[-1].reads.update(self.memory[v, False, None])
 
     def replaces(self, port: Atom, key: Key) -> bool:
         """Whether a pointwise op alone reads a carried value and makes its successor, in the same layout."""
