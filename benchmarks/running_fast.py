@@ -19,7 +19,16 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from _common import RESULTS, stamp, write_result
+
+import autopar
 
 STAGES, MICROBATCHES = 2, 8
 LAYERS, WIDTH, ROWS = 24, 512, 512  # layers, features, rows of a micro-batch
@@ -43,14 +52,8 @@ def main() -> int:
 
 def measure(rounds: int) -> int:
     """Let the processes take turns."""
-    from _common import RESULTS, stamp, write_result
-
     env = {**os.environ, "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--serve"]
-    servers = {
-        mode: subprocess.Popen([*command, mode], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for mode in MODES
-    }
+    servers = {mode: _started(mode, env) for mode in MODES}
     try:
         for server in servers.values():
             _answer(server)  # ready
@@ -71,6 +74,17 @@ def measure(rounds: int) -> int:
     return int(max(faster) > LIMIT)
 
 
+def _started(mode: str, env: dict[str, str]) -> subprocess.Popen:
+    """A process that serves one mode, on as many cores as that may have."""
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(every)[: 1 if mode == "one core" else STAGES])  # which a new process inherits
+    try:
+        command = [sys.executable, __file__, "--serve", mode]
+        return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    finally:
+        os.sched_setaffinity(0, every)
+
+
 def _answer(server: subprocess.Popen) -> str:
     line = server.stdout.readline()
     if not line:
@@ -88,19 +102,13 @@ def serve(mode: str) -> int:
     """Compile the step, then run one for each line that comes in."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no answer
-    cores = sorted(os.sched_getaffinity(0))[:STAGES]
-    os.sched_setaffinity(0, cores[:1] if mode == "one core" else cores)
-    import jax
-
     jax.config.update("jax_num_cpu_devices", STAGES)
-    import autopar
-
     state, batch = example()
     runtime, schedule = ("local", "gpipe") if mode == "one core" else mode.split()
     options = autopar.Options(stages=STAGES, microbatches=MICROBATCHES, remat="none", schedule=schedule)
     executable = autopar.compile(train_step, state, batch, cluster="cpu:2", options=options, runtime=runtime)
     if runtime == "ray":
-        pin_actors(cores)
+        pin_actors(sorted(os.sched_getaffinity(0)))
 
     def step() -> float:
         nonlocal state
@@ -120,8 +128,6 @@ def serve(mode: str) -> int:
 
 def example() -> tuple[Any, Any]:
     """A state and a batch."""
-    import numpy as np
-
     draw = np.random.default_rng(0)
     state = [draw.normal(size=(WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5 for _ in range(LAYERS)]
     x = draw.normal(size=(MICROBATCHES * ROWS, WIDTH)).astype(np.float32)
@@ -130,8 +136,6 @@ def example() -> tuple[Any, Any]:
 
 def train_step(state: Any, batch: Any) -> Any:
     """A chain of equal layers, plain gradient descent, and how far it went, which waits for every update."""
-    import jax
-    import jax.numpy as jnp
 
     def loss(layers: Any) -> Any:
         x = batch[0]
@@ -144,10 +148,8 @@ def train_step(state: Any, batch: Any) -> Any:
     return new, (value, sum(jnp.vdot(a - b, a - b) for a, b in zip(new, state, strict=True)))
 
 
-def pin_actors(cores: list[int]) -> None:
+def pin_actors(cores: Sequence[int]) -> None:
     """A core for each of Ray's workers that holds a stage."""
-    import psutil
-
     processes = psutil.Process().children(recursive=True)
     actors = [p for p in processes if "".join(p.cmdline()).startswith("ray::Host")]
     if len(actors) != len(cores):

@@ -8,7 +8,7 @@ from autopar.lower.hlo import HloCollective, Memory, hlo_collectives, memory
 from autopar.lower.keys import KEY_IMPLS
 from autopar.lower.pipeline import assemble
 from autopar.lower.program import spmd_program
-from autopar.lower.specs import device_mesh, enough_devices, partition_spec, shardings
+from autopar.lower.specs import buffer_spec, device_mesh, enough_devices, partition_spec, shardings
 from autopar.lower.stage_programs import StagePrograms, stage_programs
 from autopar.lower.staged import StagedStep
 from autopar.lower.unstack import Unstacked, cut_parts, join_parts, unstacked
@@ -27,6 +27,7 @@ __all__ = [
     "assemble",
     "audit",
     "audit_rows",
+    "buffer_spec",
     "compiled",
     "constrained_program",
     "cut_parts",

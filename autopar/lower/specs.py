@@ -11,15 +11,23 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autopar.errors import ClusterError
 from autopar.plan import PlanFacts
+from autopar.schedule import Buffer
 from autopar.sharding.layout import Layout, dims
 
 
 def partition_spec(layout: Layout, rank: int, names: Sequence[str]) -> PartitionSpec:
     """The PartitionSpec of a layout without partial sums, for a tensor of ``rank`` dims."""
-    parts: list[str | tuple[str, ...] | None] = []
-    for axes in dims(layout, rank):
-        split = tuple(names[a] for a in axes)
-        parts.append(split[0] if len(split) == 1 else split or None)
+    return _spec([tuple(names[a] for a in axes) for axes in dims(layout, rank)])
+
+
+def buffer_spec(buffer: Buffer) -> PartitionSpec:
+    """How a buffer of a stage is split."""
+    return _spec(buffer.spec)
+
+
+def _spec(split: Sequence[Sequence[str]]) -> PartitionSpec:
+    """Per dim, the names of its axes; jax leaves out what is at the end and not split."""
+    parts = [axes[0] if len(axes) == 1 else tuple(axes) or None for axes in split]
     while parts and parts[-1] is None:
         parts.pop()
     return PartitionSpec(*parts)

@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from autopar.lower.evaluate import Decisions, Evaluator, Scope
 from autopar.lower.keys import KEY_IMPLS
 from autopar.lower.localize import Axes
 from autopar.lower.segments import PREPARE, UPDATE, Form, Segment, program_name, take_apart
+from autopar.lower.specs import buffer_spec
 from autopar.partition import StageSection
 from autopar.plan import PlanFacts
 from autopar.schedule import Buffer, Program, Stage
@@ -143,8 +144,8 @@ class _Writer:
                     found.append(jnp.int32(0) if count is None else count + 1)
             return tuple(found)
 
-        ins = [self._spec(buffers[n]) for n, number in zip(program.inputs, copies, strict=True) for _ in range(number)]
-        outs = tuple(self._spec(buffers[n]) for n in program.outputs)
+        ins = [buffer_spec(buffers[n]) for n, number in zip(program.inputs, copies, strict=True) for _ in range(number)]
+        outs = tuple(buffer_spec(buffers[n]) for n in program.outputs)
         mapped = jax.shard_map(local, mesh=self.mesh, in_specs=tuple(ins), out_specs=outs, check_vma=False)
         owners = [n for n, number in zip(program.inputs, copies, strict=True) for _ in range(number)]
         mapped.__name__ = program.name.replace(".", "_")
@@ -154,9 +155,6 @@ class _Writer:
             out_shardings=tuple(NamedSharding(self.mesh, s) for s in outs),
             donate_argnums=tuple(i for i, n in enumerate(owners) if n in program.donated),
         )
-
-    def _spec(self, buffer: Buffer) -> PartitionSpec:
-        return PartitionSpec(*(names or None for names in buffer.spec))
 
     def _inside(self, x: Array, v: int, layout: tuple[int, ...]) -> Array:
         """A part of a buffer as the value's part."""

@@ -8,24 +8,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from autopar.errors import PlanError
+from autopar.lower import buffer_spec
 from autopar.runtime.instructions import Register, registers
 from autopar.schedule import Buffer, Feed, Pipeline, Program, Stage
 
 
 def sharding(buffer: Buffer, mesh: Mesh) -> NamedSharding:
     """How a buffer lies on its stage's devices."""
-    return NamedSharding(mesh, partition_spec(buffer))
-
-
-def partition_spec(buffer: Buffer) -> PartitionSpec:
-    """The buffer's spec in jax's words."""
-    parts = [axes[0] if len(axes) == 1 else axes or None for axes in buffer.spec]
-    while parts and parts[-1] is None:
-        parts.pop()
-    return PartitionSpec(*parts)
+    return NamedSharding(mesh, buffer_spec(buffer))
 
 
 def buffers_of(stage: Stage, names: Sequence[str], program: Program, microbatches: int) -> tuple[Buffer, ...]:
@@ -50,7 +43,7 @@ def program_avals(
 ) -> list[jax.ShapeDtypeStruct]:
     """What a program's arguments look like, with their shardings on ``mesh``."""
     buffers = buffers_of(stage, program.inputs, program, microbatches)
-    return [jax.ShapeDtypeStruct(b.shape, b.dtype, sharding=NamedSharding(mesh, partition_spec(b))) for b in buffers]
+    return [jax.ShapeDtypeStruct(b.shape, b.dtype, sharding=NamedSharding(mesh, buffer_spec(b))) for b in buffers]
 
 
 def cut(pipeline: Pipeline, feed: Feed, value: Any) -> dict[Register, Any]:

@@ -29,7 +29,9 @@ def test_stages_that_do_not_divide_the_devices():
 
 
 def test_unknown_schedules_and_counts():
-    with refused(autopar.OptionError, "unknown schedule '1f2b'", "did you mean '1f1b'", "Known: 1f1b, auto, gpipe, .*zb-h1"):
+    with refused(
+        autopar.OptionError, "unknown schedule '1f2b'", "did you mean '1f1b'", "Known: 1f1b, auto, gpipe, .*zb-h1"
+    ):
         autopar.Options(schedule="1f2b")
     for name in ("stages", "max_stages", "microbatches"):
         with refused(autopar.OptionError, f"{name} must be a whole number", "found 0"):

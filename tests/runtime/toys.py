@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AbstractMesh
 
 from autopar.runtime import Buffer, Feed, Fetch, Keep, Pipeline, Program, Stage, Transfer
-from autopar.runtime.arrays import buffers_of, partition_spec
+from autopar.runtime.arrays import buffer_spec, buffers_of
 from autopar.schedule import Kind, Schedule, Task
 
 WIDTH, CLIP, RATE = 8, 0.05, 0.5
@@ -160,7 +160,7 @@ def _jit(pipeline, stage, program, local, mesh):
     count = pipeline.schedule.microbatches
     ins = buffers_of(stage, program.inputs, program, count)
     outs = buffers_of(stage, program.outputs, program, count)
-    specs = tuple(map(partition_spec, ins)), tuple(map(partition_spec, outs))
+    specs = tuple(map(buffer_spec, ins)), tuple(map(buffer_spec, outs))
     donated = tuple(i for i, b in enumerate(ins) if b.name in program.donated)
     whole = jax.shard_map(local, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
     return jax.jit(whole, donate_argnums=donated)

@@ -17,7 +17,8 @@ from jax import export
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from ray import cloudpickle
 
-from autopar.runtime.arrays import buffers_of, partition_spec, program_avals
+from autopar.lower import buffer_spec
+from autopar.runtime.arrays import buffers_of, program_avals
 from autopar.schedule import Pipeline, Program, Stage
 
 
@@ -57,8 +58,8 @@ def unpack(parcel: Parcel, pipeline: Pipeline, stage: Stage, program: Program, m
     donated = tuple(i for i, b in enumerate(ins) if b.name in program.donated)
     jitted = jax.jit(
         called,
-        in_shardings=tuple(NamedSharding(mesh, partition_spec(b)) for b in ins),
-        out_shardings=tuple(NamedSharding(mesh, partition_spec(b)) for b in outs),
+        in_shardings=tuple(NamedSharding(mesh, buffer_spec(b)) for b in ins),
+        out_shardings=tuple(NamedSharding(mesh, buffer_spec(b)) for b in outs),
         donate_argnums=donated,
     )
     with _donation_is_a_wish():
