@@ -34,8 +34,8 @@ from autopar.trace import Traced, trace
 
 CLUSTER = "v100-16gb:8x8"
 MODELS: dict[str, tuple[str, str, str, tuple[int, ...]]] = {
-    "gpt-39b": ("gpt", "39b", "adamw", (64, 512, 1024)),
-    "moe-70b": ("moe", "70b", "adafactor", (64, 128, 256, 512)),
+    "gpt-39b": ("gpt", "39b", "adamw", (512, 1024)),
+    "moe-70b": ("moe", "70b", "adafactor", (128, 256)),
 }
 METHODS = {
     "two-level": Options(max_stages=16),
