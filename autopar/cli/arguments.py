@@ -35,11 +35,7 @@ def parse_microbatches(text: str) -> int | str:
     >>> parse_microbatches("4"), parse_microbatches("auto")
     (4, 'auto')
     """
-    if text.isdecimal() and int(text):
-        return int(text)
-    if text != "auto":
-        raise OptionError(f"--microbatches {text!r} is not a number of micro-batches; write 1, 2, ... or auto.")
-    return text
+    return int(text) if text.lstrip("-").isdecimal() else text
 
 
 def parse_memory(text: str | None) -> int | None:

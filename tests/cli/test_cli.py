@@ -167,7 +167,7 @@ def test_models(capsys):
         (("plan", "mlp", "--mesh", "3x2"), "has 6 devices, but cluster 'cpu:8' has 8"),
         (("plan", "mlp", "--memory", "lots"), "--memory: 'lots' is not a size in bytes"),
         (("plan", "mlp", "--mesh", "8", "--memory", "1KiB"), "KiB"),
-        (("plan", "mlp", "--microbatches", "0"), "microbatches must be a whole number from 1 up; found 0"),
+        (("plan", "mlp", "--microbatches", "0"), "microbatches must be a whole number from 1 up, or 'auto'; found 0"),
         (("plan", "mlp", "--microbatches", "3"), "cannot be cut into 3 equal micro-batches"),
         (("plan", "convnet", "--microbatches", "2"), "per_microbatch=True"),
         (("plan", "mlp", "--save", "no/such/folder/plan.json"), "there is no folder"),
