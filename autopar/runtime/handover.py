@@ -1,8 +1,8 @@
-"""An array from one stage's devices to another's, in this process.
+"""An array onto a stage's devices: from another stage's, or from the host.
 
-``jax.device_put`` does it, and takes 60 to 90 microseconds of Python for each array, however small. Where source and
-target are cut alike, all that happens below is one call that jax makes itself; it takes 5 to 10. It is not part of
-jax's public interface, so a version without it falls back to ``jax.device_put``.
+``jax.device_put`` does it, and takes 50 to 100 microseconds of Python for each array, however small. Where source and
+target are cut alike, or the source is on the host, all that happens below is one call that jax makes itself; it takes
+10. These calls are not part of jax's public interface, so a version without them falls back to ``jax.device_put``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding
 
 try:
@@ -17,8 +18,9 @@ try:
 
     _COPY = xla_client.batched_copy_array_to_devices_with_sharding
     _REUSE = xla_client.ArrayCopySemantics.REUSE_INPUT
+    _PUT = xla_client.batched_device_put
 except (ImportError, AttributeError):
-    _COPY = _REUSE = None
+    _COPY = _REUSE = _PUT = None
 
 
 def handover(source: NamedSharding, target: NamedSharding) -> Callable[[jax.Array], jax.Array]:
@@ -41,4 +43,23 @@ def handover(source: NamedSharding, target: NamedSharding) -> Callable[[jax.Arra
     return fast
 
 
-__all__ = ["handover"]
+def feeding(target: NamedSharding, shape: tuple[int, ...], dtype: str) -> Callable[[np.ndarray | jax.Array], jax.Array]:
+    """A function that copies an array of that shape and dtype to where ``target`` says. The given one stays free."""
+
+    def slow(value: np.ndarray | jax.Array) -> jax.Array:
+        return jax.device_put(value, target, may_alias=False)
+
+    if _PUT is None or not target.is_fully_addressable:
+        return slow
+    aval = jax.core.ShapedArray(shape, np.dtype(dtype))
+    devices, taken = zip(*target.addressable_devices_indices_map(shape).items(), strict=True)
+
+    def fast(value: np.ndarray | jax.Array) -> jax.Array:
+        if not isinstance(value, np.ndarray):
+            return slow(value)
+        return _PUT(aval, target, [np.array(value[index]) for index in taken], list(devices), True)
+
+    return fast
+
+
+__all__ = ["feeding", "handover"]

@@ -18,11 +18,11 @@ from jax.sharding import Mesh, NamedSharding
 from autopar.errors import PlanError, StageError
 from autopar.runtime.arrays import check_state, cut, sharding
 from autopar.runtime.check import check_instructions
-from autopar.runtime.handover import handover
+from autopar.runtime.handover import feeding, handover
 from autopar.runtime.instructions import Copy, Recv, Register, Run, Send, instructions
 from autopar.runtime.interpreter import Interpreter, Operation, Span, donated
 from autopar.runtime.launch import Arguments
-from autopar.schedule import Pipeline
+from autopar.schedule import Feed, Pipeline
 
 
 class LocalRuntime:
@@ -54,7 +54,7 @@ class LocalRuntime:
         self._order: list[tuple[int, Operation]] = [(w, next(remaining[w])) for w, _ in order]
         self._steps = 0
         self._loaded = False
-        self._feeds = [(feed, self._shardings[feed.stage, feed.buffer]) for feed in pipeline.feeds]
+        self._feeds = [(feed, self._feeding(feed)) for feed in pipeline.feeds]
 
     def load_state(self, arguments: Arguments) -> None:
         """Puts the state onto the stages' devices. The given arrays are not donated.
@@ -153,16 +153,15 @@ class LocalRuntime:
 
     def _feed(self, arguments: Arguments) -> None:
         self._need_state()
-        parts: dict[Register, Any] = {}
-        where: list[NamedSharding] = []
-        for feed, target in self._feeds:
-            found = cut(self._pipeline, feed, arguments[feed.argument])
-            parts.update(found)
-            where.extend([target] * len(found))
         # Copies: programs may reuse the memory, and the caller may refill his arrays for the next step.
-        placed = jax.device_put(list(parts.values()), where, may_alias=False) if parts else []
-        for register, value in zip(parts, placed, strict=True):
-            self._worker(register.stage).write(register, value)
+        for feed, place in self._feeds:
+            worker = self._worker(feed.stage)
+            for register, part in cut(self._pipeline, feed, arguments[feed.argument]).items():
+                worker.write(register, place(part))
+
+    def _feeding(self, feed: Feed) -> Callable[[Any], jax.Array]:
+        buffer = self._pipeline.stages[feed.stage].buffers[feed.buffer]
+        return feeding(self._shardings[feed.stage, feed.buffer], buffer.shape, buffer.dtype)
 
     def _need_state(self) -> None:
         if self._pipeline.keeps and not self._loaded:

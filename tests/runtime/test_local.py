@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from autopar.errors import PlanError, StageError
 from autopar.runtime.arrays import stage_meshes
-from autopar.runtime.handover import handover
+from autopar.runtime.handover import feeding, handover
 from autopar.runtime.local import LocalRuntime
 from tests.runtime import toys
 
@@ -152,3 +152,19 @@ def test_handover_puts_an_array_where_it_shall_be(source, target):
     assert moved.sharding == there
     jax.jit(lambda x: -x, donate_argnums=0)(array).block_until_ready()  # its memory may be taken
     np.testing.assert_array_equal(moved, value)
+
+
+@pytest.mark.parametrize("spec", [P(), P("d"), P(None, "d")])
+def test_feeding_copies_an_array_of_the_host(spec):
+    where = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("d",)), spec)
+    place = feeding(where, (64, 64), "float32")
+    value = np.arange(64.0 * 64, dtype=np.float32).reshape(64, 64)
+    expected = value.copy()
+    for given in (value, value[:], jax.numpy.asarray(value)):
+        placed = place(given)
+        assert placed.sharding == where
+        assert placed.committed
+        np.testing.assert_array_equal(placed, expected)
+    placed = place(value)
+    value[:] = 0  # the caller's next batch
+    np.testing.assert_array_equal(placed, expected)

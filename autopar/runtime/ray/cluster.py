@@ -138,8 +138,9 @@ def environment(platform: str, devices: int) -> dict[str, str]:
     if platform == "cpu":
         found["JAX_NUM_CPU_DEVICES"] = str(devices)
         # XLA runs the devices of one process in a pool of NPROC threads. With fewer threads than devices, a
-        # collective waits forever for a device that has no thread.
-        found["NPROC"] = str(max(devices, os.cpu_count() or 1))
+        # collective waits forever for a device that has no thread. With more threads than a device has cores, they
+        # take turns with its micro-batches, and the first is as late as the last: who pins stages to cores sets it.
+        found["NPROC"] = str(max(devices, int(os.environ.get("NPROC") or os.cpu_count() or 1)))
     return found
 
 
