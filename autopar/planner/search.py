@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from autopar.collector import collector_paused
 from autopar.errors import AutoparError, ClusterError, InfeasibleError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
-from autopar.planner.collector import collector_paused
 from autopar.planner.notices import warnings_of
 from autopar.planner.one_mesh import AT_LEAST, Candidate, MeshProgram, NoRoomError, Prepared, prepare
 from autopar.planner.options import Options

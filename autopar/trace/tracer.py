@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jax.interpreters import partial_eval as pe
 from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves
 
+from autopar.collector import collector_paused
 from autopar.errors import TraceError
 from autopar.ir import Graph, Step, Where, verify
 from autopar.trace import arguments, roles
@@ -36,6 +37,7 @@ _NOT_TRACEABLE = (
 )
 
 
+@collector_paused()
 def trace(
     fun: Callable[..., Any],
     args: Sequence[Any],

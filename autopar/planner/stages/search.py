@@ -17,11 +17,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from autopar.collector import collector_paused
 from autopar.cost import transfer_s
 from autopar.errors import ClusterError, InfeasibleError, OptionError
 from autopar.mesh import Cluster, Submesh, link_between, place
 from autopar.plan import PlanFacts
-from autopar.planner.collector import collector_paused
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import Partition, Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together

@@ -1,4 +1,4 @@
-"""Python's collector of cycles, which costs a quarter of the time of planning."""
+"""Python's collector of cycles, which costs a quarter of the time of tracing and planning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Without the collector of cycles: programs are many small objects and no garbage until the end.
+    """Without the collector of cycles: graphs and programs are many small objects and no garbage until the end.
 
     It would visit them again and again.
     """
