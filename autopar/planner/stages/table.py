@@ -99,9 +99,9 @@ def tabulate(units: int, shapes: Sequence[Submesh], devices: Sequence[int], cost
     same = _by_island(shapes)
     grain = [math.gcd(n, *(s.devices for s in same.get(k, ()))) for k, n in enumerate(devices)]
     taken = np.zeros((len(shapes), len(devices)), dtype=np.int64)
-    for index, shape in enumerate(shapes):
-        taken[index, shape.island] = shape.devices // grain[shape.island]
-    room = [_room_beside(shape, shapes, devices) for shape in shapes]
+    for s, submesh in enumerate(shapes):
+        taken[s, submesh.island] = submesh.devices // grain[submesh.island]
+    room = [_room_beside(submesh, shapes, devices) for submesh in shapes]
     ranks = []
     for after in range(1, max_stages + 1):
         rows = []
@@ -111,10 +111,10 @@ def tabulate(units: int, shapes: Sequence[Submesh], devices: Sequence[int], cost
                 break
             possible = [s for s in range(len(shapes)) if room[s] >= others]
             for stop in range(first + 1, units - after + 2) if after > 1 else (units,):
-                for shape in possible:
-                    found = cost(first, stop, shape, after)
+                for s in possible:
+                    found = cost(first, stop, s, after)
                     if found is not None:
-                        rows.append((first, stop, shape, found.microbatch_s, found.once_s))
+                        rows.append((first, stop, s, found.microbatch_s, found.once_s))
         columns = np.array(rows, dtype=float).reshape(-1, 5).T
         first, stop, shape = columns[:3].astype(np.int64)
         ranks.append(Rank(first, stop, shape, taken[shape], columns[3], columns[4]))
@@ -180,8 +180,11 @@ def _extended(rank: Rank, value: np.ndarray, after: np.ndarray, join: np.ufunc) 
     result = np.full_like(after, math.inf)
     axes = tuple(range(1, after.ndim))
     alive = np.flatnonzero(np.isfinite(after).any(axis=axes)[rank.stop])
+    if not len(alive):
+        return result
     grains = np.array(after.shape[1:]) - 1
-    padded = np.pad(after, [(0, 0), *((n, 0) for n in grains)], constant_values=math.inf)
+    padded = np.full((len(after), *(2 * grains + 1)), math.inf)
+    padded[(slice(None), *(slice(n, None) for n in grains))] = after
     shifted = np.lib.stride_tricks.sliding_window_view(padded, after.shape[1:], axis=axes)
     for rows, starts in _blocks(rank.first[alive], result[0].size):
         stages = alive[rows]
