@@ -83,6 +83,20 @@ class Cluster:
         stops = list(itertools.accumulate(island.devices for island in self.islands))
         return tuple(map(range, (0, *stops), stops))
 
+    def island_at(self, device: int) -> int:
+        """The number of the island that has a device id.
+
+        Raises:
+          ClusterError: no device has it.
+
+        >>> Cluster.parse("v100-16gb:8+h100:2x8").island_at(8)
+        1
+        """
+        for index, ids in enumerate(self.island_ids):
+            if device in ids:
+                return index
+        raise ClusterError(f"device {device} is not on cluster {self.name!r}, which has {self.devices}")
+
     def island(self, submesh: Submesh) -> Cluster:
         """The island on which a submesh lies.
 

@@ -111,12 +111,11 @@ def link_between(cluster: Cluster, source: range, target: range) -> Level | None
     low, high = min(source.start, target.start), max(source.stop, target.stop) - 1
     if high - low + 1 < len(source) + len(target):
         raise ClusterError(f"stages on devices {source} and {target} overlap; two stages share all devices or none")
-    if high >= cluster.devices:
-        raise ClusterError(f"device {high} is not on cluster {cluster.name!r}, which has {cluster.devices}")
-    for island, ids in zip(cluster.islands, cluster.island_ids, strict=True):
-        if low in ids and high in ids:
-            return _crossed(island, low - ids.start, high - ids.start)
-    return cluster.levels[0]
+    index = cluster.island_at(high)
+    if cluster.island_at(low) != index:
+        return cluster.levels[0]
+    start = cluster.island_ids[index].start
+    return _crossed(cluster.islands[index], low - start, high - start)
 
 
 def _crossed(cluster: Cluster, low: int, high: int) -> Level:
