@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from autopar.mesh import Cluster
+from autopar.mesh import Cluster, Device
 from autopar.plan import CollectiveRecord, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.report.common import (
     AMOUNTS,
@@ -121,7 +121,7 @@ def _held(plan: PlanFacts) -> Table:
         (
             str(s),
             bytes_text(stage.peak_bytes),
-            *(percent_text(stage.peak_bytes / device.memory_bytes) for device in devices[s : s + 1]),
+            *(_share_text(stage.peak_bytes, device) for device in devices[s : s + 1]),
             str(stage.in_flight),
             *(bytes_text(n) if n else "-" for n in (stage.residual_bytes, stage.sends_bytes, stage.returns_bytes)),
             *(("all else" if stage.remat else "-",) if remade else ()),
@@ -135,6 +135,10 @@ def _held(plan: PlanFacts) -> Table:
         *((Column("computes again"),) if remade else ()),
     )
     return Table(columns, rows, f"and {len(rest)} more" if rest else "")
+
+
+def _share_text(peak_bytes: int, device: Device) -> str:
+    return "-" if math.isinf(device.memory_bytes) else percent_text(peak_bytes / device.memory_bytes)
 
 
 def range_text(span: tuple[int, int]) -> str:
