@@ -101,6 +101,13 @@ def test_an_island_that_only_costs_is_left_alone():
     assert "2 of the cluster's 6 devices have no stage" in " ".join(str(plan).split())
 
 
+def test_islands_too_far_apart_are_not_joined():
+    """What a cut costs between islands is known only once it is simulated, and then one island is better."""
+    plan = planned(stages=None, max_stages=4, cluster=Cluster.joined([SLOW, FAST], latency_s=1.0, bytes_per_s=5e8))
+    assert set(islands_of(plan)) == {1}
+    assert plan.step_s == pytest.approx(planned(stages=None, max_stages=4, cluster=FAST).step_s, rel=1e-9)
+
+
 def test_each_island_has_its_own_memory():
     """Nothing fits where all devices have little; where one island's have more, the heavy stage lies there."""
     peak = planned(**RUNS["searched"]).peak_bytes

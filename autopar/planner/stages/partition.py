@@ -5,8 +5,8 @@ What a unit is (a layer, an op) is the caller's business; a stage is consecutive
 
     minimise   fill * sum_i t_i  +  (M - fill) * max_i t_i  +  max_i o_i                       partition_s
     over       cuts of the chain, a shape for each stage, their number up to max_stages,
-    where      the devices of the shapes add up to those of the cluster (or to no more, if ``idle``), of a cluster of
-               islands to those of each island that has a stage,
+    where      the devices of the shapes add up to those of the cluster (or to no more, if ``idle``),
+               of a cluster of islands: to all of an island or to none of it,
                each stage fits into memory at its place                        (its cost is not None)
 
 The slowest stage works on ``M`` micro-batches without a pause; while the pipeline fills and drains, it waits for the

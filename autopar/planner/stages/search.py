@@ -4,7 +4,8 @@
 
 1. Every kind of unit is planned alone on every shape of submesh (:mod:`autopar.planner.stages.survey`).
 2. Dynamic programming over units and submeshes (:mod:`autopar.planner.stages.partition`) takes these for what the units
-   of a stage cost together, and gives finalists and a bound.
+   of a stage cost together, and gives finalists and a bound. Of a cluster of islands, each gives finalists of its own,
+   too: what it costs to join them is left to the simulation.
 3. Finalists are simulated task by task, with what stages send each other on the links that lie between them, under
    every schedule that may be used.
 4. The stages of the best are planned as wholes, equal ones once, memory being as dear as it must be for the
@@ -23,9 +24,9 @@ from autopar.mesh import Cluster, Submesh, link_between, place
 from autopar.plan import PlanFacts
 from autopar.planner.collector import collector_paused
 from autopar.planner.options import Options
-from autopar.planner.stages.cost import Partition, Span, StageCost
+from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together
-from autopar.planner.stages.partition import even_partition, even_shapes, partition
+from autopar.planner.stages.partition import Finalists, even_partition, even_shapes, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.record import Candidate, write_stages
 from autopar.planner.stages.survey import Survey
@@ -147,7 +148,7 @@ class _Search:
         return " or ".join(f"{size} ({self.cluster.islands[k].device.name})" for k, size in sizes.items())
 
     def _partitions(self, most: int) -> tuple[list[Partition], float]:
-        """Finalists of all schedules and numbers of stages allowed, and the least that any can take."""
+        """Finalists of all schedules, numbers of stages and islands allowed, and the least that any can take."""
 
         def cost(first: int, stop: int, shape: int, after: int) -> StageCost | None:
             return self.survey.stage(first, stop, shape, min(after, self.microbatches))
@@ -159,10 +160,26 @@ class _Search:
                 len(self.units), self.shapes, self.islands, cost, self.microbatches, exact, rounds=rounds
             )
             return ([even], even.step_s) if even is not None else ([], 0.0)
+        finalists = self._finalists(cost, most)
+        if finalists is None:
+            return [], 0.0
+        found = list(finalists.partitions)
+        if len(self.islands) > 1:  # the link between islands counts once a cut is simulated: one alone may be faster
+            for island in range(len(self.islands)):
+                alone = self._finalists(self._on_island(cost, island), most)
+                found += alone.partitions if alone is not None else ()
+        return list({p.spans: p for p in found}.values()), finalists.bound_s
+
+    def _finalists(self, cost: CostOf, most: int) -> Finalists | None:
         fill = _FILL.get(self.options.schedule, 1.0)
         arguments = (len(self.units), self.shapes, self.islands, cost, self.microbatches)
-        finalists = partition(*arguments, max_stages=most, fill=fill, idle=True, keep=_FINALISTS)
-        return (list(finalists.partitions), finalists.bound_s) if finalists is not None else ([], 0.0)
+        return partition(*arguments, max_stages=most, fill=fill, idle=True, keep=_FINALISTS)
+
+    def _on_island(self, cost: CostOf, island: int) -> CostOf:
+        """The same costs, as if stages fitted on one island only."""
+        return lambda first, stop, shape, after: (
+            cost(first, stop, shape, after) if self.shapes[shape].island == island else None
+        )
 
     # finalists
 
