@@ -1,8 +1,11 @@
 """What cannot be planned for, or run on, islands of unlike devices."""
 
+import dataclasses
+
 import pytest
 
 import autopar
+from autopar.plan import from_json, to_json
 from tests.api.pipelines import STATE, X, Y, step
 from tests.bad_input.steps import refused
 
@@ -35,6 +38,16 @@ def test_equal_stages_that_do_not_fill_the_islands():
 def test_a_mesh_that_no_island_has():
     with refused(autopar.OptionError, "takes 6 devices, but a stage can have 1, 2, 4 of cluster 'v100"):
         asked(microbatches=4, max_stages=2, mesh=(6,))
+
+
+def test_a_stage_on_two_islands():
+    plan = asked("cpu:4+cpu:4", microbatches=4, stages=2)
+    stages = (dataclasses.replace(plan.stages[0], devices=(2, 6)), plan.stages[1])
+    with refused(autopar.PlanError, "stage 0 has devices 2 to 5, which lie on two islands"):
+        from_json(to_json(dataclasses.replace(plan, stages=stages)), "file")
+    stages = (dataclasses.replace(plan.stages[0], devices=(8, 12)), plan.stages[1])
+    with refused(autopar.AutoparError, "device 8 is not on cluster"):
+        from_json(to_json(dataclasses.replace(plan, stages=stages)), "file")
 
 
 def test_unknown_devices():
