@@ -13,7 +13,7 @@ from autopar.api.executable import Executable
 from autopar.api.plan import Plan
 from autopar.api.planning import Progress, as_cluster, check_settings, plan_traced, trace_step
 from autopar.api.staged import StagedExecutable
-from autopar.errors import OptionError, PlanError, nearest
+from autopar.errors import ClusterError, OptionError, PlanError, nearest
 from autopar.lower import enough_devices
 from autopar.mesh import Cluster
 from autopar.planner import Options
@@ -55,7 +55,8 @@ def compile(
       An :class:`Executable`, or of a plan with stages a :class:`StagedExecutable`: call it like ``fun``.
 
     Raises:
-      ClusterError: the cluster is unknown, or larger than the devices present.
+      ClusterError: the cluster is unknown, larger than the devices present, or not of one type of device with
+        ``runtime="ray"``.
       PlanError: the plan was made for another step, other shapes or another cluster.
       TraceError, InfeasibleError, SolverError: as :func:`autopar.plan`.
     """
@@ -75,17 +76,19 @@ def compile_traced(
     progress: Progress | None,
 ) -> Executable | StagedExecutable:
     """Plan (if need be) and compile a traced step."""
+    target = as_cluster(cluster) if plan is None else Cluster.from_dict(plan.cluster)
+    if runtime == "ray":
+        _check_kinds(target)
     if plan is None:
-        target = as_cluster(cluster)
         if runtime == "local":
             asked = f"cluster {target.name!r} has {target.devices} devices"
             enough_devices(target.devices, asked, devices)  # before the search, which may take minutes
         elif options.stages is None and options.max_stages == 1:
             options = dataclasses.replace(options, stages=1)
         plan = plan_traced(traced, target, options, progress)
-    elif cluster is not None and as_cluster(cluster).fingerprint != Cluster.from_dict(plan.cluster).fingerprint:
+    elif cluster is not None and as_cluster(cluster).fingerprint != target.fingerprint:
         raise PlanError(
-            f"the plan was made for cluster {Cluster.from_dict(plan.cluster).name!r}, not for "
+            f"the plan was made for cluster {target.name!r}, not for "
             f"{as_cluster(cluster).name!r}. Plan again for this cluster, or leave the cluster out."
         )
     if plan.stages:
@@ -96,6 +99,20 @@ def compile_traced(
             "which is one stage on all devices, or leave the runtime out."
         )
     return Executable(traced, plan, backend=options.backend, devices=devices)
+
+
+def _check_kinds(cluster: Cluster) -> None:
+    """Ray gives a stage any hosts with as many devices as it needs, whatever these are.
+
+    Raises:
+      ClusterError: the cluster has several types of devices.
+    """
+    kinds = dict.fromkeys(island.device.name for island in cluster.islands)
+    if len(kinds) > 1:
+        raise ClusterError(
+            f"runtime='ray' gives each stage any hosts with enough devices, and cluster {cluster.name!r} has several "
+            f"types: {', '.join(kinds)}. Use runtime='local', whose device ids say which is which, or one type."
+        )
 
 
 def check_runtime(runtime: str) -> None:

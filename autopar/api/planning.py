@@ -65,7 +65,8 @@ def plan(
     Args:
       fun: the step, written for one device.
       *args: its arguments: arrays or ``jax.ShapeDtypeStruct``; nothing is computed.
-      cluster: ``"cpu:8"``, ``"h100:16x8"`` or a :class:`autopar.Cluster`; None is the devices of this process.
+      cluster: ``"cpu:8"``, ``"h100:16x8"``, ``"v100-16gb:4x8+h100:2x8"`` (islands of unlike devices, for steps in
+        stages) or a :class:`autopar.Cluster`; None is the devices of this process.
       options: what to search.
       static_argnums, static_argnames, donate_argnums: as for ``jax.jit``.
       progress: called with lines of text while planning.
@@ -76,7 +77,7 @@ def plan(
 
     Raises:
       TraceError: ``fun`` cannot be traced, or does something that cannot be spread.
-      ClusterError: the cluster is unknown.
+      ClusterError: the cluster is unknown, or has islands and stages are not allowed.
       InfeasibleError: nothing fits into memory.
 
     Example:
@@ -138,6 +139,7 @@ def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Pr
 
     With ``microbatches="auto"`` their number is doubled until two plans in a row are no faster, or do not exist.
     """
+    _check_islands(cluster, options)
     say = progress or (lambda _: None)
     if options.microbatches != "auto":
         return Plan.of(_planned(traced, cluster, options, int(options.microbatches), say), traced)
@@ -163,6 +165,23 @@ def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Pr
     others = [r for f in found for r in (*_as_runner_up(f, best), *f.other_pipelines)]
     best = dataclasses.replace(best, other_pipelines=tuple(sorted(others, key=lambda r: r.step_s)[:_RUNNERS_UP]))
     return Plan.of(best, traced)
+
+
+def _check_islands(cluster: Cluster, options: Options) -> None:
+    """One stage is spread evenly over its devices, so it lies on one island.
+
+    Raises:
+      ClusterError: one stage was asked for, on a cluster of several islands.
+    """
+    if len(cluster.islands) == 1 or (options.stages or options.max_stages) > 1:
+        return
+    fewest = f"max_stages={len(cluster.islands)}"
+    raise ClusterError(
+        f"cluster {cluster.name!r} has {len(cluster.islands)} islands of devices, "
+        f"{', '.join(island.name for island in cluster.islands)}, and a step without stages is spread over equal "
+        f"devices only. Allow stages, each of which lies on one island: Options(microbatches=8, {fewest}), on the "
+        "command line --microbatches and --max-stages; or plan for one of the islands alone."
+    )
 
 
 def _doublings(examples: int) -> list[int]:

@@ -81,7 +81,7 @@ class StagedExecutable:
                 built.pipeline,
                 [p.functions for p in built.programs],
                 hosts=_hosts(plan),
-                platform="cpu" if Cluster.from_dict(plan.cluster).device.name == "cpu" else "cuda",
+                platform=_platform(plan),
             )
         else:
             count = max(stage.devices[1] for stage in plan.stages)
@@ -229,9 +229,16 @@ def shutdown() -> None:
 
 def _hosts(plan: Plan) -> list[int]:
     """For each worker, over how many hosts its devices reach."""
-    size = Cluster.from_dict(plan.cluster).levels[0].size
+    cluster = Cluster.from_dict(plan.cluster)
     workers = dict.fromkeys(stage.devices for stage in plan.stages)
-    return [-(-(stop - start) // size) for start, stop in workers]
+    sizes = {start: cluster.islands[cluster.island_at(start)].levels[0].size for start, _ in workers}
+    return [-(-(stop - start) // sizes[start]) for start, stop in workers]
+
+
+def _platform(plan: Plan) -> str:
+    """What jax calls the devices of a plan."""
+    devices = [island.device.name for island in Cluster.from_dict(plan.cluster).islands]
+    return "cpu" if set(devices) == {"cpu"} else "cuda"
 
 
 def _part(leaf: Any, part: Part) -> Any:

@@ -45,7 +45,9 @@ ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model of the 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN.json", help="A saved plan")]
 Preset = Annotated[str | None, typer.Option(help="The model's sizes [default: toy]")]
 Sizes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one size; repeatable")]
-ClusterName = Annotated[str, typer.Option(help="cpu:8, h100:16x8 (hosts x devices per host), tpu-v4:256, ...")]
+ClusterName = Annotated[
+    str, typer.Option(help="cpu:8, h100:16x8 (hosts x devices per host), tpu-v4:256, ...; unlike ones joined by +")
+]
 Strategy = Annotated[str, typer.Option(help="auto, data, fsdp, megatron or expert")]
 Mesh = Annotated[str | None, typer.Option(help="Mesh shape such as 2x4 [default: all are tried]")]
 Memory = Annotated[str | None, typer.Option(help="Budget of one device, such as 8GiB [default: all it has]")]
@@ -88,6 +90,7 @@ def plan_command(
       autopar plan mlp --cluster cpu:8 --memory 64KiB
       autopar plan bert --cluster cpu:8 --microbatches 4
       autopar plan mlp --cluster cpu:4 --microbatches 4 --max-stages 4
+      autopar plan gpt --cluster v100-16gb:8+h100:8 --microbatches 8 --max-stages 4
     """
     recipe = find_model(model, preset, sizes or ())
     options = _options(

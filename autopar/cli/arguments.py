@@ -77,7 +77,7 @@ def provide_devices(cluster: Cluster) -> None:
 
     Where jax has started already nothing changes; too few devices are found out when the step is compiled.
     """
-    if cluster.device.name != "cpu":
+    if any(island.device.name != "cpu" for island in cluster.islands):
         return
     try:
         jax.config.update("jax_platforms", "cpu")

@@ -1,9 +1,13 @@
-"""A cluster: devices joined by a hierarchy of links. Plain data, no jax."""
+"""A cluster: devices joined by a hierarchy of links. Plain data, no jax.
+
+Devices are equal, or equal on each of several *islands*: clusters of equal devices, joined by one more level of links.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,48 +15,108 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from autopar.errors import ClusterError
-from autopar.mesh.device import Device
-from autopar.mesh.links import Level, axis_links
+from autopar.mesh.device import Device, least
+from autopar.mesh.links import Level, axis_links, joining
 from autopar.mesh.logical import LogicalMesh, axis_names
-from autopar.mesh.presets import parse
+from autopar.mesh.presets import outward, parse
 from autopar.mesh.submesh import Submesh, check_submesh, submeshes_of
 
 VERSION = 1
+_OF_ISLANDS = 2  # version of the data of clusters of islands
 _WORDS = ("name", "source")  # fields that describe and do not price
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Equal devices joined by levels of links. Device ids count through the innermost level first.
+    """Devices joined by levels of links. Device ids count through the innermost level first.
+
+    With ``members`` it is a cluster of islands, as :meth:`joined` makes it: ids count through the islands in order.
+    A stage of a pipeline lies on one of them; a step without stages is not spread over several.
 
     Attributes:
       name: as the user wrote it (``h100:16x8``); not part of the fingerprint.
-      device: what every device is.
-      levels: innermost first.
+      device: what every device is; of unlike islands, what each is at least.
+      levels: innermost first; of islands, the one that joins them.
+      members: the islands, each of equal devices; empty where all devices are equal.
 
-    >>> Cluster.parse("h100:2x8").devices
-    16
+    >>> Cluster.parse("h100:2x8").devices, Cluster.parse("v100-16gb:4x8+h100:2x8").devices
+    (16, 48)
     """
 
     name: str
     device: Device
     levels: tuple[Level, ...]
+    members: tuple[Cluster, ...] = ()
 
     def __post_init__(self):
         if not self.levels:
             raise ClusterError(f"cluster {self.name!r} has no level; a single device is one level of size 1")
+        if not self.members:
+            return
+        if any(island.members for island in self.members):
+            raise ClusterError(f"cluster {self.name!r} has an island that has islands itself; list all of them in one")
+        if [level.size for level in self.levels] != [len(self.members)]:
+            raise ClusterError(
+                f"cluster {self.name!r} has {len(self.members)} islands and levels of sizes "
+                f"{[level.size for level in self.levels]}; Cluster.joined makes the one level that joins them"
+            )
 
     @property
     def devices(self) -> int:
         """Number of devices."""
+        if self.members:
+            return sum(island.devices for island in self.members)
         return math.prod(level.size for level in self.levels)
+
+    @property
+    def islands(self) -> tuple[Cluster, ...]:
+        """Clusters of equal devices: those that were joined, or this one."""
+        return self.members or (self,)
+
+    @property
+    def island_ids(self) -> tuple[range, ...]:
+        """Device ids of each island.
+
+        >>> Cluster.parse("v100-16gb:8+h100:2x8").island_ids
+        (range(0, 8), range(8, 24))
+        """
+        stops = list(itertools.accumulate(island.devices for island in self.islands))
+        return tuple(map(range, (0, *stops), stops))
+
+    def island_at(self, device: int) -> int:
+        """The number of the island that has a device id.
+
+        Raises:
+          ClusterError: no device has it.
+
+        >>> Cluster.parse("v100-16gb:8+h100:2x8").island_at(8)
+        1
+        """
+        for index, ids in enumerate(self.island_ids):
+            if device in ids:
+                return index
+        raise ClusterError(f"device {device} is not on cluster {self.name!r}, which has {self.devices}")
+
+    def island(self, submesh: Submesh) -> Cluster:
+        """The island on which a submesh lies.
+
+        Raises:
+          ClusterError: there is none of that number.
+        """
+        if not 0 <= submesh.island < len(self.islands):
+            raise ClusterError(
+                f"submesh {submesh} is of island {submesh.island}, and cluster {self.name!r} has {len(self.islands)}, "
+                "counted from 0; see Cluster.submeshes()"
+            )
+        return self.islands[submesh.island]
 
     @classmethod
     def parse(cls, text: str) -> Cluster:
         """A cluster of preset devices, from ``<device>:<count>`` or ``<device>:<hosts>x<devices per host>``.
 
         One count is the number of devices; more than fit one host (one pod, for TPUs) fill several hosts. The
-        devices are listed in :data:`autopar.mesh.PRESETS`.
+        devices are listed in :data:`autopar.mesh.PRESETS`. Islands of unlike devices are joined by ``+``, as by
+        :meth:`joined`: ``v100-16gb:4x8+h100:2x8``.
 
         Raises:
           ClusterError: the device is unknown, the counts are malformed or not positive, or a host cannot hold
@@ -61,8 +125,51 @@ class Cluster:
         >>> [(level.name, level.size) for level in Cluster.parse("h100:16x8").levels]
         [('device', 8), ('host', 16)]
         """
+        if isinstance(text, str) and "+" in text:
+            return cls.joined([cls._parse_island(part, text) for part in text.split("+")])
         name, device, levels = parse(text)
         return cls(name, device, levels)
+
+    @classmethod
+    def _parse_island(cls, part: str, text: str) -> Cluster:
+        try:
+            return cls.parse(part)
+        except ClusterError as error:
+            raise ClusterError(f"cluster {text!r} joins islands by '+', one of which is {part!r}: {error}") from error
+
+    @classmethod
+    def joined(
+        cls, islands: Sequence[Cluster], *, latency_s: float | None = None, bytes_per_s: float | None = None
+    ) -> Cluster:
+        """A cluster of islands: clusters of equal devices, those of one unlike those of another.
+
+        Without numbers, the link between islands is as slow as the slowest of those by which their own hosts are
+        joined: the highest latency and the lowest bandwidth of the islands' outermost levels. For an island of one
+        host it is the network that its preset would have.
+
+        Args:
+          islands: two or more. Equal ones stay apart: no stage reaches over both.
+          latency_s: fixed time of a transfer from island to island.
+          bytes_per_s: bandwidth per direction that each device has between islands while all of them communicate.
+
+        Raises:
+          ClusterError: fewer than two, an island of islands, or nothing says how an island is joined to others.
+
+        >>> Cluster.joined([Cluster.parse("cpu:4"), Cluster.parse("cpu:2")], bytes_per_s=1e9).levels[0].bytes_per_s
+        1000000000.0
+        """
+        islands = tuple(islands)
+        if len(islands) < 2:
+            raise ClusterError(
+                f"Cluster.joined takes two or more clusters, not {[i.name for i in islands]}; use a single one as it is"
+            )
+        if latency_s is None or bytes_per_s is None:
+            links = [outward(island.name, island.device, island.levels) for island in islands]
+        else:
+            links = [island.levels[-1] for island in islands]
+        name = "+".join(island.name for island in islands)
+        join = joining(links, latency_s, bytes_per_s)
+        return cls(name, least([island.device for island in islands]), (join,), islands)
 
     @classmethod
     def uniform(
@@ -91,7 +198,8 @@ class Cluster:
 
     def with_memory(self, memory_bytes: float) -> Cluster:
         """The same cluster with another memory capacity per device."""
-        return replace(self, device=replace(self.device, memory_bytes=memory_bytes))
+        members = tuple(island.with_memory(memory_bytes) for island in self.members)
+        return replace(self, device=replace(self.device, memory_bytes=memory_bytes), members=members)
 
     def mesh(self, shape: Sequence[int]) -> LogicalMesh:
         """A logical mesh over all devices, axis 0 outermost.
@@ -100,11 +208,16 @@ class Cluster:
           shape: axis sizes; their product is the number of devices.
 
         Raises:
-          ClusterError: the product is not the number of devices.
+          ClusterError: the product is not the number of devices, or these are of several islands.
 
         >>> Cluster.parse("h100:2x8").mesh((2, 8)).axes[0].levels[0].size
         2
         """
+        if self.members:
+            raise ClusterError(
+                f"a mesh is of equal devices, and cluster {self.name!r} has {len(self.members)} islands; take the mesh "
+                "of one of them: cluster.islands[0].mesh(...)"
+            )
         shape = tuple(int(n) for n in shape)
         if not shape or any(n < 1 for n in shape) or math.prod(shape) != self.devices:
             raise ClusterError(
@@ -135,6 +248,7 @@ class Cluster:
         - Within a host, the numbers of devices that divide the host's.
         - Hosts with all their devices: any number of them. Of more than two levels, only the outermost gives any
           number; the others give divisors, so that parts fill wholes.
+        - Of islands, those of the first, of the second, and so on.
 
         Args:
           powers: of the outermost level, only divisors and powers of two: fewer shapes to plan on where there are
@@ -143,6 +257,9 @@ class Cluster:
         >>> [str(submesh) for submesh in Cluster.parse("h100:3x8").submeshes()]
         ['1', '2', '4', '8', '2x8', '3x8']
         """
+        if self.members:
+            found = (replace(s, island=i) for i, part in enumerate(self.members) for s in part.submeshes(powers=powers))
+            return tuple(found)
         return tuple(submeshes_of([level.size for level in self.levels], powers))
 
     def part(self, submesh: Submesh) -> Cluster:
@@ -155,6 +272,9 @@ class Cluster:
         >>> cluster.part(cluster.submeshes()[4]).fingerprint == Cluster.parse("h100:2x8").fingerprint
         True
         """
+        if self.members:
+            return self.island(submesh).part(replace(submesh, island=0))
+        self.island(submesh)
         check_submesh(self.name, [level.size for level in self.levels], submesh)
         if submesh.devices == self.devices:
             return self
@@ -163,6 +283,13 @@ class Cluster:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able facts; infinities are the text ``"inf"``, so that the JSON is strict."""
+        if self.members:
+            return {
+                "version": _OF_ISLANDS,
+                "name": self.name,
+                "join": _finite(asdict(self.levels[0])),
+                "islands": [island.to_dict() for island in self.members],
+            }
         return {
             "version": VERSION,
             "name": self.name,
@@ -178,21 +305,37 @@ class Cluster:
           ClusterError: another version, or fields that are missing, unknown or of a wrong type.
         """
         version = data.get("version")
-        if version != VERSION:
-            raise ClusterError(f"cluster data has version {version!r}; this autopar reads version {VERSION}")
+        if version not in (VERSION, _OF_ISLANDS):
+            raise ClusterError(
+                f"cluster data has version {version!r}; this autopar reads versions {VERSION} and {_OF_ISLANDS}"
+            )
         try:
+            if version == _OF_ISLANDS:
+                join = Level(**_infinite(data["join"]))
+                islands = [cls.from_dict(island) for island in data["islands"]]
+                joined = cls.joined(islands, latency_s=join.latency_s, bytes_per_s=join.bytes_per_s)
+                return replace(joined, name=data["name"], levels=(join,))
             device = Device(**_infinite(data["device"]))
             levels = tuple(Level(**_infinite(level)) for level in data["levels"])
             return cls(data["name"], device, levels)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ClusterError(f"cluster data is malformed: {error}; write it with Cluster.to_dict") from error
+            raise ClusterError(
+                f"cluster data of version {version} is malformed: {error}; write it with Cluster.to_dict"
+            ) from error
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of everything that prices a plan; independent of names and sources."""
         data = self.to_dict()
+        if self.members:
+            facts = [_OF_ISLANDS, _anonymous(data["join"]), *(island.fingerprint for island in self.members)]
+            return _digest(facts)
         facts = [VERSION, _anonymous(data["device"]), *map(_anonymous, data["levels"])]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+        return _digest(facts)
+
+
+def _digest(facts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _factorisations(n: int, axes: int) -> Iterator[tuple[int, ...]]:

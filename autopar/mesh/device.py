@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopar.errors import ClusterError
@@ -64,6 +64,28 @@ class Device:
             if name in rates:
                 return rates[name]
         return min(rates.values())
+
+
+def least(devices: Sequence[Device]) -> Device:
+    """What each of several devices is at least: the slowest rate, the smallest memory, the longest overhead.
+
+    >>> slow, fast = Device("slow", {"float32": 1e12}, 1e11, 8e9), Device("fast", {"float32": 9e12}, 1e12, 4e9)
+    >>> least([slow, fast]).peak("float32"), least([slow, fast]).memory_bytes
+    (1000000000000.0, 4000000000.0)
+    """
+    if all(device == devices[0] for device in devices):
+        return devices[0]
+    named = [set(device.flops_per_s) for device in devices]
+    dtypes = sorted(set.intersection(*named) or set.union(*named))
+    return Device(
+        "+".join(dict.fromkeys(device.name for device in devices)),
+        {dtype: min(device.peak(dtype) for device in devices) for dtype in dtypes},
+        min(device.bytes_per_s for device in devices),
+        min(device.memory_bytes for device in devices),
+        max(device.overhead_s for device in devices),
+        "the least of several devices",
+        min(device.efficiency for device in devices),
+    )
 
 
 _FLOAT8 = ("float8", "bfloat16", "float16")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,22 @@ class Level:
             raise ClusterError(f"level {self.name!r} has latency_s = {self.latency_s}; it must be 0 or more")
         if not self.bytes_per_s > 0:
             raise ClusterError(f"level {self.name!r} has bytes_per_s = {self.bytes_per_s}; it must be positive")
+
+
+def joining(links: Sequence[Level], latency_s: float | None = None, bytes_per_s: float | None = None) -> Level:
+    """The level that joins islands, each of which has one of these links to the outside.
+
+    Where no number is given, it is that of the slowest of them: the highest latency, the lowest bandwidth.
+
+    >>> joining([Level("host", 4, 1e-5, 1e9), Level("host", 2, 2e-5, 4e9)])
+    Level(name='island', size=2, latency_s=2e-05, bytes_per_s=1000000000.0)
+    """
+    return Level(
+        "island",
+        len(links),
+        max(link.latency_s for link in links) if latency_s is None else latency_s,
+        min(link.bytes_per_s for link in links) if bytes_per_s is None else bytes_per_s,
+    )
 
 
 class Crossing(NamedTuple):

@@ -2,7 +2,7 @@
 
 Level by level, innermost first, what is smaller than a block (a host) is packed into blocks that are filled exactly;
 a filled block then is one piece of the next level. Pieces keep the order of the stages wherever that fills the blocks,
-so that neighbouring stages are neighbours on the cluster.
+so that neighbouring stages are neighbours on the cluster. Islands are filled one by one, each by its own stages.
 
 A block is opened by the earliest piece left and takes every later piece that still fits. Where sizes are powers of two
 that fills it: were ``r`` devices left, every piece left would be a multiple of the power of two above ``r``, and so
@@ -12,7 +12,9 @@ would ``r``. Other sizes (hosts of 6 devices) may need the search that follows.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -39,16 +41,32 @@ def place(cluster: Cluster, submeshes: Sequence[Submesh]) -> tuple[range, ...]:
       submeshes: of the stages, in order. They may leave devices idle.
 
     Returns:
-      Per stage, its device ids: disjoint, and within one host where the submesh is smaller than a host.
+      Per stage, its device ids: disjoint, on its island, and within one host where the submesh is smaller than a
+      host.
 
     Raises:
-      ClusterError: they need more devices than there are, or sizes that cannot fill the hosts.
+      ClusterError: they need more devices than there are, or sizes that cannot fill the hosts, or an island that
+        there is not.
 
     >>> from autopar.mesh import Cluster
     >>> half, host = Submesh((4, 1)), Submesh((8, 1))
     >>> place(Cluster.parse("h100:2x8"), [half, host, half])
     (range(0, 4), range(8, 16), range(4, 8))
+    >>> place(Cluster.parse("v100-16gb:8+h100:8"), [Submesh((8,), island=1), Submesh((8,), island=0)])
+    (range(8, 16), range(0, 8))
     """
+    for submesh in submeshes:
+        cluster.island(submesh)
+    found = [range(0)] * len(submeshes)
+    for index, (island, ids) in enumerate(zip(cluster.islands, cluster.island_ids, strict=True)):
+        mine = [i for i, submesh in enumerate(submeshes) if submesh.island == index]
+        for i, inside in zip(mine, _placed(island, [submeshes[i] for i in mine]), strict=True):
+            found[i] = ids[inside.start : inside.stop]
+    return tuple(found)
+
+
+def _placed(cluster: Cluster, submeshes: Sequence[Submesh]) -> tuple[range, ...]:
+    """As :func:`place`, on equal devices."""
     sizes = tuple(level.size for level in cluster.levels)
     for submesh in submeshes:
         check_submesh(cluster.name, sizes, submesh)
@@ -82,22 +100,28 @@ def link_between(cluster: Cluster, source: range, target: range) -> Level | None
       source, target: device ids of two stages, as :func:`place` gives them.
 
     Returns:
-      The outermost level that some pair of devices crosses; None where both have the same devices.
+      The outermost level that some pair of devices crosses, between islands the one that joins them; None where both
+      have the same devices.
 
     Raises:
-      ClusterError: they share some devices, not all.
+      ClusterError: they share some devices, not all, or are not on the cluster.
     """
     if source == target:
         return None
     low, high = min(source.start, target.start), max(source.stop, target.stop) - 1
     if high - low + 1 < len(source) + len(target):
         raise ClusterError(f"stages on devices {source} and {target} overlap; two stages share all devices or none")
-    block = 1
-    for level in cluster.levels:
-        block *= level.size
-        if low // block == high // block:
-            return level
-    raise ClusterError(f"device {high} is not on cluster {cluster.name!r}, which has {cluster.devices}")
+    index = cluster.island_at(high)
+    if cluster.island_at(low) != index:
+        return cluster.levels[0]
+    start = cluster.island_ids[index].start
+    return _crossed(cluster.islands[index], low - start, high - start)
+
+
+def _crossed(cluster: Cluster, low: int, high: int) -> Level:
+    """The outermost level between two devices of equal ones."""
+    blocks = itertools.accumulate((level.size for level in cluster.levels), operator.mul)
+    return next(level for level, block in zip(cluster.levels, blocks, strict=True) if low // block == high // block)
 
 
 def _joined(pieces: Sequence[_Piece]) -> _Piece:

@@ -8,7 +8,7 @@ and ``efficiency`` (a round figure for the share of peak that large matmuls reac
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.errors import ClusterError, nearest
@@ -43,10 +43,12 @@ class Preset:
     def levels(self, groups: int, devices: int) -> tuple[Level, ...]:
         """Levels of ``groups`` groups of ``devices`` devices; one group has no network."""
         inner = Level("device", devices, self.inner_latency_s, self.inner_bytes_per_s)
-        if groups == 1:
-            return (inner,)
+        return (inner,) if groups == 1 else (inner, self.network(groups, devices))
+
+    def network(self, groups: int, devices: int) -> Level:
+        """What joins groups of ``devices`` devices, which share it."""
         share = min(self.network_bytes_per_s / devices, self.device_network_bytes_per_s)
-        return inner, Level(self.group, groups, self.network_latency_s, share)
+        return Level(self.group, groups, self.network_latency_s, share)
 
 
 def _gpu(device: Device, nvlink_bytes_per_s: float, nics: int, nic_gbit_per_s: float, latency_s: float) -> Preset:
@@ -162,6 +164,27 @@ PRESETS: Mapping[str, Preset] = {
     "tpu-v5e": _tpu(_TPU_V5E, 100 * GIGA, 256, gbit_per_s(25)),
     "tpu-v5p": _tpu(_TPU_V5P, 200 * GIGA, 8960, gbit_per_s(50)),
 }
+
+
+def outward(name: str, device: Device, levels: Sequence[Level]) -> Level:
+    """The link by which a cluster reaches others: its outermost one between hosts, else that of the device's preset.
+
+    Raises:
+      ClusterError: it has one level, and its device is of no preset.
+
+    >>> outward("h100:8", PRESETS["h100"].device, PRESETS["h100"].levels(1, 8)).bytes_per_s
+    50000000000.0
+    """
+    if len(levels) > 1:
+        return levels[-1]
+    preset = PRESETS.get(device.name)
+    if preset is None or preset.device != device:
+        raise ClusterError(
+            f"cluster {name!r} has links between its devices only, so nothing says how it is joined to others; say "
+            "both numbers: Cluster.joined([...], latency_s=..., bytes_per_s=...)"
+        )
+    return preset.network(1, levels[0].size)
+
 
 _COUNTS = re.compile(r"[0-9]+(x[0-9]+)?", re.ASCII)
 

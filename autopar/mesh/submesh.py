@@ -21,12 +21,14 @@ class Submesh:
 
     Attributes:
       sizes: per level of the cluster, innermost first, how many children it takes.
+      island: of a cluster of islands, which one; its levels are meant then.
 
     >>> str(Submesh((8, 2))), Submesh((8, 2)).devices, Submesh((8, 2)).level
     ('2x8', 16, 1)
     """
 
     sizes: tuple[int, ...]
+    island: int = 0
 
     def __str__(self) -> str:
         return "x".join(str(n) for n in reversed(self.sizes[: self.level + 1]))

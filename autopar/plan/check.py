@@ -48,6 +48,7 @@ def check(plan: PlanFacts) -> None:
 
 
 def _check_stages(plan: PlanFacts) -> None:
+    cluster = Cluster.from_dict(plan.cluster)
     for index, stage in enumerate(plan.stages):
         try:
             check(stage.plan)
@@ -58,6 +59,8 @@ def _check_stages(plan: PlanFacts) -> None:
             raise ValueError(
                 f"'stages': stage {index} has devices {first} to {stop - 1}, its mesh has {stage.plan.devices}"
             )
+        if cluster.island_at(first) != cluster.island_at(stop - 1):
+            raise ValueError(f"'stages': stage {index} has devices {first} to {stop - 1}, which lie on two islands")
     if plan.schedule not in SCHEDULES:
         raise ValueError(f"'schedule': unknown schedule {plan.schedule!r}: {nearest(plan.schedule, SCHEDULES)}")
     if plan.microbatches < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from autopar.mesh import Cluster, Device
 from autopar.plan import CollectiveRecord, PlanFacts
 from autopar.report.parts import Column, Lines, Section, Table
 from autopar.units import bytes_text, seconds_text
@@ -44,6 +45,27 @@ def cause_text(cause: str) -> str:
     if src.startswith("P("):
         return src[2:-1] + (" and split" if dst.startswith("S") else "")
     return "gather" if dst == "R" else "exchange"
+
+
+def stage_devices(plan: PlanFacts) -> tuple[Device, ...]:
+    """What the devices of each stage are."""
+    cluster = Cluster.from_dict(plan.cluster)
+    return tuple(cluster.islands[cluster.island_at(stage.devices[0])].device for stage in plan.stages)
+
+
+def device_names(plan: PlanFacts) -> tuple[str, ...]:
+    """What each stage's devices are called; nothing where the cluster has only one type of them.
+
+    Unlike devices of one name are told apart by the number of their island.
+    """
+    cluster = Cluster.from_dict(plan.cluster)
+    devices = [island.device for island in cluster.islands]
+    unlike = [d for i, d in enumerate(devices) if d not in devices[:i]]
+    if len(unlike) == 1:
+        return ()
+    shared = len({d.name for d in unlike}) < len(unlike)
+    islands = [cluster.island_at(stage.devices[0]) for stage in plan.stages]
+    return tuple(devices[i].name + (f" of island {i}" if shared else "") for i in islands)
 
 
 def memory_section(plan: PlanFacts, of: str = "per device") -> Section:

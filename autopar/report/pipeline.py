@@ -6,15 +6,17 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from autopar.mesh import Cluster
+from autopar.mesh import Cluster, Device
 from autopar.plan import CollectiveRecord, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.report.common import (
     AMOUNTS,
     amounts,
     cause_text,
+    device_names,
     memory_section,
     percent_text,
     slower_text,
+    stage_devices,
     summed,
     warning_sections,
 )
@@ -47,15 +49,19 @@ def pipeline_page(plan: PlanFacts) -> Page:
 
 def fullest(plan: PlanFacts) -> str:
     """The stage whose devices hold most, or the stages, where several share devices."""
-    held: dict[tuple[int, int], list[int]] = {}
-    for s, stage in enumerate(plan.stages):
-        held.setdefault(stage.devices, []).append(s)
-    found = max(held.values(), key=lambda stages: sum(plan.stages[s].peak_bytes for s in stages))
+    found = _fullest(plan)
     return f"stage{'s' if len(found) > 1 else ''} {' and '.join(map(str, found))}"
 
 
+def _fullest(plan: PlanFacts) -> list[int]:
+    held: dict[tuple[int, int], list[int]] = {}
+    for s, stage in enumerate(plan.stages):
+        held.setdefault(stage.devices, []).append(s)
+    return max(held.values(), key=lambda stages: sum(plan.stages[s].peak_bytes for s in stages))
+
+
 def _prediction(plan: PlanFacts, cluster: Cluster) -> tuple[str, ...]:
-    device = cluster.device.memory_bytes
+    device = stage_devices(plan)[_fullest(plan)[0]].memory_bytes
     share = (
         "" if math.isinf(device) else f", {percent_text(plan.peak_bytes / device)} of the device's {bytes_text(device)}"
     )
@@ -93,9 +99,11 @@ def _stages(plan: PlanFacts) -> Table:
         waited = max(stage.backward_s - (stage.weight_s if splits else 0.0), 0.0)
         tasks = (stage.forward_s, waited, *([stage.weight_s] if splits else []), stage.once_s)
         mesh = "x".join(map(str, stage.plan.mesh_shape))
-        return (str(s), range_text(stage.units), range_text(stage.devices), mesh, *map(seconds_text, tasks))
+        where = (range_text(stage.devices), *names[s : s + 1], mesh)
+        return (str(s), range_text(stage.units), *where, *map(seconds_text, tasks))
 
-    words = ("stage", "units", "devices", "mesh")
+    names = device_names(plan)
+    words = ("stage", "units", "devices", *(("type",) if names else ()), "mesh")
     times = ("forward", "backward", *(["weights"] if splits else []), "once")
     shown, rest = head(tuple(enumerate(plan.stages)), _STAGES)
     return Table(
@@ -106,25 +114,31 @@ def _stages(plan: PlanFacts) -> Table:
 
 
 def _held(plan: PlanFacts) -> Table:
-    titles = ("peak", "in flight", "each keeps", "sends on", "sends back")
     remade = any(stage.remat for stage in plan.stages)
+    devices = stage_devices(plan) if device_names(plan) else ()
     shown, rest = head(tuple(enumerate(plan.stages)), _STAGES)
     rows = tuple(
         (
             str(s),
             bytes_text(stage.peak_bytes),
+            *(_share_text(stage.peak_bytes, device) for device in devices[s : s + 1]),
             str(stage.in_flight),
             *(bytes_text(n) if n else "-" for n in (stage.residual_bytes, stage.sends_bytes, stage.returns_bytes)),
             *(("all else" if stage.remat else "-",) if remade else ()),
         )
         for s, stage in shown
     )
+    titles = ("peak", *(("of its device",) if devices else ()), "in flight", "each keeps", "sends on", "sends back")
     columns = (
         Column("stage"),
         *(Column(t, right=True) for t in titles),
         *((Column("computes again"),) if remade else ()),
     )
     return Table(columns, rows, f"and {len(rest)} more" if rest else "")
+
+
+def _share_text(peak_bytes: int, device: Device) -> str:
+    return "-" if math.isinf(device.memory_bytes) else percent_text(peak_bytes / device.memory_bytes)
 
 
 def range_text(span: tuple[int, int]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from autopar.ir import item_bytes
 from autopar.plan import Argument, PlanFacts
+from autopar.report.common import device_names
 from autopar.report.paths import Keys, keys, shared_prefix
 from autopar.sharding.layout import Layout, dims, local_size
 
@@ -191,6 +192,9 @@ def pipeline_sentence(plan: PlanFacts) -> str:
     """A plan with stages in one sentence: schedule, micro-batches, and what each stage's devices do."""
     name = _SCHEDULES.get(plan.schedule, plan.schedule)
     said = [_stage_text(_unstacked(stage.plan)) for stage in plan.stages]
+    names = device_names(plan)
+    if names:
+        said = [f"{what}, on {name}" for what, name in zip(said, names, strict=True)]
     runs = [(what, [s for s, _ in same]) for what, same in itertools.groupby(enumerate(said), key=lambda x: x[1])]
     if len(runs) == 1:
         where = f"in each {said[0]}"

@@ -128,6 +128,14 @@ def test_train_runs_a_pipeline_and_measures_its_bubble(capsys, pipeline):
     assert re.search(r"bubble \d+% of .* measured in the last step, \d+% of .* predicted", " ".join(out.split()))
 
 
+def test_islands_are_planned_and_trained(capsys):
+    command = ("mlp", "--cluster", "cpu:2+cpu:2", "--microbatches", "2", "--stages", "2")
+    status, out, _ = run(capsys, "plan", *command)
+    assert status == 0 and out.startswith("train_step on cpu:2+cpu:2, ")
+    status, out, _ = run(capsys, "train", *command, "--steps", "2")
+    assert status == 0 and "The compiled pipeline runs as planned." in out
+
+
 def test_train_on_real_text(capsys):
     status, out, err = run(
         capsys, "train", "gpt", "--set", "layers=1", "--mesh", "8", "--strategy", "data", "--steps", "2"
@@ -161,6 +169,8 @@ def test_models(capsys):
         (("plan", "mlp", "--set", "batch_size"), "write NAME=VALUE"),
         (("plan", "mlp", "--cluster", "h10:8"), "did you mean 'h100'"),
         (("plan", "mlp", "--cluster", "cpu"), "write 'cpu:8'"),
+        (("plan", "mlp", "--cluster", "cpu:4+cpu:4"), "2 islands of devices, cpu:4, cpu:4"),
+        (("plan", "mlp", "--cluster", "cpu:4+"), "joins islands by '+'"),
         (("plan", "mlp", "--strategy", "fspd"), "unknown strategy 'fspd': did you mean 'fsdp'?"),
         (("train", "mlp", "--backend", "gspdm"), "did you mean 'gspmd'?"),
         (("plan", "mlp", "--mesh", "2by4"), "--mesh '2by4' is not a mesh shape"),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from autopar.mesh import Cluster
 from autopar.plan import MeshAxis
 from autopar.report import plan_text, sentence
 from autopar.report.drawing import drawing
@@ -47,6 +48,26 @@ def test_a_page_says_what_is_idle_and_what_is_held():
     assert "Memory: 360 MiB on each device of stage 0, the fullest" in text
     assert "have no stage" not in text
     assert "idle    8 of the cluster's 24 devices have no stage" in plan_text(pipeline(hosts=3))
+
+
+def test_unlike_devices_are_named_stage_by_stage():
+    plan = pipeline(cluster=Cluster.parse("v100-16gb:8+h100:8").to_dict())
+    text = plan_text(plan)
+    assert "type" in text and "; stage 0: mesh x=2 y=4, " in " ".join(text.split())
+    assert "on v100-16gb; stage 1: " in " ".join(text.split()) and sentence(plan).endswith(", on h100")
+    rows = [line.split() for line in text.splitlines() if line.startswith(("  0 ", "  1 "))]
+    assert [row[3] for row in rows[:2]] == ["v100-16gb", "h100"]
+    assert [row[3] for row in rows[2:4]] == ["2.2%", "0.39%"]  # 360 MiB of 16 GiB, 300 MiB of 80 GB
+    assert "2.2% of the device's 16 GiB" in text
+    turned = plan_text(pipeline(cluster=Cluster.parse("h100:8+v100-16gb:8").to_dict()))
+    assert "of the device's 74.5 GiB" in turned
+    assert "type" not in plan_text(pipeline(cluster=Cluster.parse("h100:8+h100:8").to_dict())).split()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_unlike_devices_do_not_widen_the_page(width):
+    plan = pipeline("zb-h1", cluster=Cluster.parse("v100-16gb:8+h100:8").to_dict())
+    assert max(map(len, plan_text(plan, width).splitlines())) <= width
 
 
 def test_stages_that_compute_again_say_so():

@@ -6,6 +6,7 @@ What a unit is (a layer, an op) is the caller's business; a stage is consecutive
     minimise   fill * sum_i t_i  +  (M - fill) * max_i t_i  +  max_i o_i                       partition_s
     over       cuts of the chain, a shape for each stage, their number up to max_stages,
     where      the devices of the shapes add up to those of the cluster (or to no more, if ``idle``),
+               of a cluster of islands: to all of an island or to none of it,
                each stage fits into memory at its place                        (its cost is not None)
 
 The slowest stage works on ``M`` micro-batches without a pause; while the pipeline fills and drains, it waits for the
@@ -33,7 +34,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,7 +42,15 @@ import numpy as np
 from autopar.errors import OptionError
 from autopar.mesh import Submesh
 from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost, partition_s
-from autopar.planner.stages.table import Table, least_maxima, least_sums, tabulate, trace_back
+from autopar.planner.stages.table import (
+    Table,
+    from_the_start,
+    least_maxima,
+    least_sums,
+    most_stages,
+    tabulate,
+    trace_back,
+)
 
 _ROUNDING = 1e-12  # relative: sums of one partition in two orders
 
@@ -69,7 +78,7 @@ class Finalists:
 def partition(
     units: int,
     shapes: Sequence[Submesh],
-    devices: int,
+    devices: int | Sequence[int],
     cost: CostOf,
     microbatches: int,
     *,
@@ -84,7 +93,8 @@ def partition(
     Args:
       units: length of the chain.
       shapes: that a stage may have.
-      devices: of the cluster. The shapes of a partition add up to it.
+      devices: of the cluster, or of each of its islands. The shapes of a partition add up to it; an island has stages
+        on all its devices or none.
       cost: of a stage; asked once for each that some partition can have, so it should be a look-up.
       microbatches: of one step.
       max_stages: most stages; None for as many as there are units or devices.
@@ -104,12 +114,12 @@ def partition(
     >>> [(span.first, span.stop, span.shape) for span in found.best.spans], found.best.step_s == found.bound_s
     ([(0, 2, 1), (2, 4, 1)], True)
     """
-    _check(units, shapes, devices, microbatches, max_stages, fill, gap, keep)
-    sizes = [shape.devices for shape in shapes]
-    most = min(units, devices // min(sizes), max_stages or units)
+    islands = (devices,) if isinstance(devices, int) else tuple(devices)
+    _check(units, shapes, islands, microbatches, max_stages, fill, gap, keep)
+    most = min(units, most_stages(shapes, islands), max_stages or units)
     if most < 1:
         return None
-    table = tabulate(units, sizes, devices, cost, most)
+    table = tabulate(units, shapes, islands, cost, most)
     found = _Search(table, microbatches, fill, gap, keep).run()
     if found is None and idle:
         found = _Search(replace(table, idle=True), microbatches, fill, gap, keep).run()
@@ -119,38 +129,60 @@ def partition(
 def even_partition(
     units: int,
     shapes: Sequence[Submesh],
-    devices: int,
+    devices: int | Sequence[int],
     cost: CostOf,
     microbatches: int,
     stages: int,
     *,
     fill: float = 1.0,
+    rounds: int = 1,
 ) -> Partition | None:
     """Equal stages on equal submeshes, as one would set up by hand: the baseline of :func:`partition`.
 
-    Where ``stages`` does not divide the units, the later stages, which hold fewer micro-batches, get one more.
+    Where ``stages`` does not divide the units, the later stages, which hold fewer micro-batches, get one more. Islands
+    get their stages in their order.
 
     Args:
       units, shapes, devices, cost, microbatches, fill: as there.
       stages: how many.
+      rounds: stages of each submesh, taken in turn by all submeshes, ``rounds`` times.
 
     Returns:
-      The partition; None if no shape has ``devices / stages`` devices, there are more stages than units, or a stage
-      does not fit.
+      The partition; None if no shapes of ``devices * rounds / stages`` devices fill every island, there are more stages
+      than units, or a stage does not fit.
     """
-    _check(units, shapes, devices, microbatches, stages, fill, 0.0, 1)
+    islands = (devices,) if isinstance(devices, int) else tuple(devices)
+    _check(units, shapes, islands, microbatches, stages, fill, 0.0, 1)
     length, longer = divmod(units, stages)
     cuts = [length * i + max(0, i - (stages - longer)) for i in range(stages + 1)]
     found = []
-    for shape, submesh in enumerate(shapes):
-        if submesh.devices * stages != devices or stages > units:
-            continue
-        spans = tuple(Span(first, stop, shape) for first, stop in itertools.pairwise(cuts))
-        costs = [cost(span.first, span.stop, shape, stages - i) for i, span in enumerate(spans)]
+    for workers in even_shapes(shapes, islands, stages, rounds) if stages <= units else ():
+        spans = tuple(Span(*cut, shape) for cut, shape in zip(itertools.pairwise(cuts), workers * rounds, strict=True))
+        costs = [cost(span.first, span.stop, span.shape, stages - i) for i, span in enumerate(spans)]
         fitting = tuple(c for c in costs if c is not None)
         if len(fitting) == stages:
             found.append(Partition(spans, fitting, partition_s(fitting, microbatches, fill)))
     return min(found, key=_rank, default=None)
+
+
+def even_shapes(
+    shapes: Sequence[Submesh], devices: Sequence[int], stages: int, rounds: int = 1
+) -> Iterator[tuple[int, ...]]:
+    """The ways to cut every island into parts of equal numbers of devices, a part for every ``rounds`` stages.
+
+    Returns:
+      The shape of each part, as an index, island by island.
+
+    >>> shapes = [Submesh((2,), 0), Submesh((4,), 0), Submesh((2,), 1)]
+    >>> list(even_shapes(shapes, [4, 2], 3)), list(even_shapes(shapes, [4, 2], 2))
+    ([(0, 0, 2)], [])
+    """
+    size, over = divmod(sum(devices) * rounds, stages)
+    if over or stages % rounds or any(n % size for n in devices):
+        return
+    same = ([i for i, s in enumerate(shapes) if (s.devices, s.island) == (size, k)] for k in range(len(devices)))
+    for chosen in itertools.product(*same):
+        yield tuple(shape for shape, n in zip(chosen, devices, strict=True) for _ in range(n // size))
 
 
 class _Search:
@@ -172,7 +204,7 @@ class _Search:
         possible = np.flatnonzero(np.isfinite(least_t_s))
         if not len(possible):
             return None
-        least_sum_s = np.array([g[0, -1] for g in least_sums(self.table)])
+        least_sum_s = from_the_start(least_sums(self.table))
         for stages in possible:
             slowest_s = (self.microbatches - self.fill) * least_t_s[stages]
             self.floors_s[int(stages)] = float(self.fill * least_sum_s[stages] + slowest_s + least_o_s[stages])
@@ -215,7 +247,7 @@ class _Search:
         most = max((stages for stages, floor_s in self.floors_s.items() if floor_s < self.least_s), default=0)
         allowed = self.table.under(self.t_s[b], self.o_s[q], most)
         sums = least_sums(allowed)
-        totals = np.array([g[0, -1] for g in sums])
+        totals = from_the_start(sums)
         stages = int(np.argmin(totals))
         least_sum_s = float(totals[stages])
         if math.isinf(least_sum_s):
@@ -252,7 +284,7 @@ class _Search:
             spans.append(Span(first, int(rank.stop[row]), int(rank.shape[row])))
             costs.append(StageCost(float(rank.microbatch_s[row]), float(rank.once_s[row])))
         found = Partition(tuple(spans), tuple(costs), partition_s(costs, self.microbatches, self.fill))
-        self.traced.add((stages, float(sums[stages][0, -1])))
+        self.traced.add((stages, float(sums[stages][0].flat[-1])))
         self.least_s = min(self.least_s, found.step_s * (1 - _ROUNDING))
         return self.found.setdefault(found.spans, found)
 
@@ -273,17 +305,23 @@ def _rank(found: Partition) -> tuple[float, int, tuple[Span, ...]]:
 def _check(
     units: int,
     shapes: Sequence[Submesh],
-    devices: int,
+    islands: Sequence[int],
     microbatches: int,
     stages: int | None,
     fill: float,
     gap: float,
     keep: int,
 ) -> None:
-    counts = {"units": units, "devices": devices, "microbatches": microbatches, "keep": keep, "shapes": len(shapes)}
-    for what, count in {**counts, "stages": 1 if stages is None else stages}.items():
+    counts = {"units": units, "islands": len(islands), "devices": min(islands, default=1), "shapes": len(shapes)}
+    counts |= {"microbatches": microbatches, "keep": keep, "stages": 1 if stages is None else stages}
+    for what, count in counts.items():
         if count < 1:
             raise OptionError(f"a partition needs 1 or more {what}, not {count}")
+    last = max(shape.island for shape in shapes)
+    if last >= len(islands):
+        raise OptionError(
+            f"a shape is of island {last}, counted from 0, but devices of {len(islands)} islands are given"
+        )
     if not 0 <= fill <= 1:
         raise OptionError(f"fill = {fill}; it is the share of the other stages' time that a stage waits, 0 to 1")
     if not gap >= 0:

@@ -4,7 +4,8 @@
 
 1. Every kind of unit is planned alone on every shape of submesh (:mod:`autopar.planner.stages.survey`).
 2. Dynamic programming over units and submeshes (:mod:`autopar.planner.stages.partition`) takes these for what the units
-   of a stage cost together, and gives finalists and a bound.
+   of a stage cost together, and gives finalists and a bound. Of a cluster of islands, each gives finalists of its own,
+   too: what it costs to join them is left to the simulation.
 3. Finalists are simulated task by task, with what stages send each other on the links that lie between them, under
    every schedule that may be used.
 4. The stages of the best are planned as wholes, equal ones once, memory being as dear as it must be for the
@@ -23,9 +24,9 @@ from autopar.errors import ClusterError, InfeasibleError, OptionError
 from autopar.mesh import Cluster, Submesh, link_between, place
 from autopar.plan import PlanFacts
 from autopar.planner.options import Options
-from autopar.planner.stages.cost import Partition, Span, StageCost
+from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together
-from autopar.planner.stages.partition import even_partition, partition
+from autopar.planner.stages.partition import Finalists, even_partition, even_shapes, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.record import Candidate, write_stages
 from autopar.planner.stages.survey import Survey
@@ -70,13 +71,14 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.units = self.problem.units
+        self.islands = [island.devices for island in self.cluster.islands]
         self.microbatches = self.problem.microbatches
         self.shapes = self.cluster.submeshes(powers=True)
 
     def run(self) -> PlanFacts:
         most = self._most_stages()
         if self.options.stages:
-            self.shapes = tuple(shape for shape in self.shapes if self._even(shape, self.options.stages))
+            self.shapes = self._even(self.options.stages)
         if self.options.mesh is not None:
             self.shapes = self._of_size(math.prod(self.options.mesh))
         self.progress(f"{len(self.units)} units, up to {most} stages, {self.microbatches} micro-batches")
@@ -95,8 +97,8 @@ class _Search:
         if not exact:
             raise InfeasibleError(
                 f"no cut of {self.problem.step.name} into {self.options.stages or f'up to {most}'} stages fits into "
-                f"{self.survey.memory_bytes / 2**30:.3g} GiB per device of cluster {self.cluster.name!r}, together "
-                "with its micro-batches in flight. Use more devices, more micro-batches, or other stages."
+                f"{self._memory_text()} per device of cluster {self.cluster.name!r}, together with "
+                "its micro-batches in flight. Use more devices, more micro-batches, or other stages."
             )
         best = min(exact, key=lambda c: c.step_s)
         self.progress(f"{best.step_s:.4g} s in {len(best.spans)} stages, {best.schedule.name}")
@@ -111,12 +113,14 @@ class _Search:
                 f"units that may be a stage, and cluster {self.cluster.name!r} has {self.cluster.devices} devices. Ask "
                 f"for at most {available} stages."
             )
-        if self.options.stages and not any(self._even(shape, asked) for shape in self.shapes):
-            possible = [n for n in range(1, available + 1) if any(self._even(shape, n) for shape in self.shapes)]
+        if self.options.stages and not self._even(asked):
+            possible = ", ".join(str(n) for n in range(1, available + 1) if self._even(n))
+            alone = ", all on one island" if len(self.islands) > 1 else ""
             raise OptionError(
-                f"{asked} equal stages do not divide the {self.cluster.devices} devices of cluster "
-                f"{self.cluster.name!r} into parts that a stage may have: some devices of one host, or whole hosts. "
-                f"Ask for {', '.join(map(str, possible))} stages, or for max_stages={asked}, whose stages may differ."
+                f"{asked} equal stages do not divide the {' + '.join(map(str, self.islands))} devices of cluster "
+                f"{self.cluster.name!r} into parts that a stage may have: some devices of one host, or whole hosts"
+                f"{alone}. Ask for {possible}{' stages, or for ' if possible else ''}"
+                f"max_stages={max(asked, len(self.islands))}, whose stages may differ."
             )
         return min(asked, available)
 
@@ -130,25 +134,52 @@ class _Search:
             )
         return shapes
 
-    def _even(self, shape: Submesh, stages: int) -> bool:
-        """Whether a shape of submesh is one part of so many."""
-        return shape.devices * stages == self.cluster.devices * self.options.stages_per_worker
+    def _even(self, stages: int) -> tuple[Submesh, ...]:
+        """The shapes of equal parts for so many stages; none if there is an island that they do not fill."""
+        cuts = even_shapes(self.shapes, self.islands, stages, self.options.stages_per_worker)
+        found = {shape for cut in cuts for shape in cut}
+        return tuple(shape for k, shape in enumerate(self.shapes) if k in found)
+
+    def _memory_text(self) -> str:
+        """What the devices of a stage may hold, island by island where that differs."""
+        sizes = {self.shapes[k].island: f"{n / 2**30:.3g} GiB" for k, n in enumerate(self.survey.memory_bytes)}
+        if len(set(sizes.values())) == 1:
+            return next(iter(sizes.values()))
+        return " or ".join(f"{size} ({self.cluster.islands[k].device.name})" for k, size in sizes.items())
 
     def _partitions(self, most: int) -> tuple[list[Partition], float]:
-        """Finalists of all schedules and numbers of stages allowed, and the least that any can take."""
+        """Finalists of all schedules, numbers of stages and islands allowed, and the least that any can take."""
 
         def cost(first: int, stop: int, shape: int, after: int) -> StageCost | None:
             return self.survey.stage(first, stop, shape, min(after, self.microbatches))
 
         exact = self.options.stages
         if exact is not None:
-            devices = self.cluster.devices * self.options.stages_per_worker  # as if every stage had its own
-            even = even_partition(len(self.units), self.shapes, devices, cost, self.microbatches, exact)
+            rounds = self.options.stages_per_worker
+            even = even_partition(
+                len(self.units), self.shapes, self.islands, cost, self.microbatches, exact, rounds=rounds
+            )
             return ([even], even.step_s) if even is not None else ([], 0.0)
+        finalists = self._finalists(cost, most)
+        if finalists is None:
+            return [], 0.0
+        found = list(finalists.partitions)
+        if len(self.islands) > 1:  # the link between islands counts once a cut is simulated: one alone may be faster
+            for island in range(len(self.islands)):
+                alone = self._finalists(self._on_island(cost, island), most)
+                found += alone.partitions if alone is not None else ()
+        return list({p.spans: p for p in found}.values()), finalists.bound_s
+
+    def _finalists(self, cost: CostOf, most: int) -> Finalists | None:
         fill = _FILL.get(self.options.schedule, 1.0)
-        arguments = (len(self.units), self.shapes, self.cluster.devices, cost, self.microbatches)
-        finalists = partition(*arguments, max_stages=most, fill=fill, idle=True, keep=_FINALISTS)
-        return (list(finalists.partitions), finalists.bound_s) if finalists is not None else ([], 0.0)
+        arguments = (len(self.units), self.shapes, self.islands, cost, self.microbatches)
+        return partition(*arguments, max_stages=most, fill=fill, idle=True, keep=_FINALISTS)
+
+    def _on_island(self, cost: CostOf, island: int) -> CostOf:
+        """The same costs, as if stages fitted on one island only."""
+        return lambda first, stop, shape, after: (
+            cost(first, stop, shape, after) if self.shapes[shape].island == island else None
+        )
 
     # finalists
 

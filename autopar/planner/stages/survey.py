@@ -49,7 +49,7 @@ class Survey:
       shapes: of the submeshes that a stage may have.
 
     Attributes:
-      memory_bytes: what one stage may take of a device.
+      memory_bytes: per shape, what one stage may take of a device.
       asked: how many plans of units and stages were asked for.
       solved: how many integer programs that took.
     """
@@ -59,7 +59,8 @@ class Survey:
         self.cluster = cluster
         self.options = options
         self.shapes = shapes
-        self.memory_bytes = (options.memory_bytes or cluster.device.memory_bytes) / options.stages_per_worker
+        budgets = (options.memory_bytes or cluster.island(shape).device.memory_bytes for shape in shapes)
+        self.memory_bytes = tuple(budget / options.stages_per_worker for budget in budgets)
         self.asked = self.solved = 0
         remats = {"none": (False,), "full": (True,), "auto": (False, True)}[options.remat]
         self._ways = tuple(Way(thrift, remat) for remat in remats for thrift in range(len(_THRIFT)))
@@ -68,7 +69,7 @@ class Survey:
         self._units: dict[tuple[str, int, int], Estimate | None] = {}  # kind, shape, thrift
         self._tables: dict[tuple[int, int], Sums] = {}
         self._stages: dict[tuple[str, int, int], Estimate | None] = {}  # digest, shape, thrift
-        self._worth = 0.0
+        self._worth: dict[int, float] = {}  # island -> what a GiB is worth on it, seconds
         self._plan_units()
 
     # units
@@ -76,7 +77,7 @@ class Survey:
     def _plan_units(self) -> None:
         """Plan every kind of unit on every shape, two at a time: while one is being solved, another is built.
 
-        The first shape tells what memory is worth; on the others each program is solved at two prices at once.
+        An island's first shape tells what memory is worth; on the others each program is solved at two prices at once.
         """
         kinds = {self._kind(i): i for i in range(len(self.problem.units))}
         with ThreadPoolExecutor(max_workers=2) as pool:
@@ -89,13 +90,16 @@ class Survey:
                         ((self._kind(index), shape, k), e) for k, e in zip(thrifts, estimates, strict=True)
                     )
 
-            plan((0,), (0,))
-            self._worth = self._worth_s_per_gib()
-            plan(range(1, len(self.shapes)), (0, 1))
+            firsts = {shape.island: k for k, shape in reversed(list(enumerate(self.shapes)))}
+            self._worth = dict.fromkeys(firsts, 0.0)
+            plan(sorted(firsts.values()), (0,))
+            self._worth = {island: self._worth_s_per_gib(k) for island, k in firsts.items()}
+            plan([k for k in range(len(self.shapes)) if k not in firsts.values()], (0, 1))
             for thrift in range(1, len(_THRIFT)):
                 crowded = [k for k in range(len(self.shapes)) if self._crowded(k, thrift - 1)]
-                if thrift == 1 or len(crowded) == len(self.shapes):  # else there is room somewhere
-                    plan([k for k in crowded if any((kind, k, thrift) not in self._units for kind in kinds)], (thrift,))
+                roomy = {shape.island for k, shape in enumerate(self.shapes) if k not in crowded and thrift > 1}
+                wanted = [k for k in crowded if self.shapes[k].island not in roomy]
+                plan([k for k in wanted if any((kind, k, thrift) not in self._units for kind in kinds)], (thrift,))
                 for kind, k in itertools.product(kinds, range(len(self.shapes))):
                     self._units.setdefault((kind, k, thrift), self._units[kind, k, thrift - 1])
 
@@ -129,12 +133,13 @@ class Survey:
         return [e for e in found if e is not None]
 
     def _stages_of(self, shape: int) -> float:
-        """How many submeshes of one shape the cluster has."""
+        """How many submeshes of one shape the cluster has, as if all its devices were such."""
         return self.cluster.devices * self.options.stages_per_worker / self.shapes[shape].devices
 
-    def _worth_s_per_gib(self) -> float:
-        """The time of a step by the memory of a device, as if units were spread over submeshes of the first shape."""
-        return sum(e.plan.step_s for e in self._every(0, 0)) / self._stages_of(0) / (self.memory_bytes / 2**30)
+    def _worth_s_per_gib(self, shape: int) -> float:
+        """The time of a step by the memory of a device, as if units were spread over submeshes of one shape."""
+        seconds = sum(e.plan.step_s for e in self._every(shape, 0)) / self._stages_of(shape)
+        return seconds / (self.memory_bytes[shape] / 2**30)
 
     def _crowded(self, shape: int, thrift: int) -> bool:
         """Whether units so planned may not fit, as if all were spread evenly over submeshes of one shape."""
@@ -143,7 +148,7 @@ class Survey:
         kept = sum(e.joint_bytes if remat else e.residual_bytes for e in units) / stages
         held = sum(e.static_bytes for e in units) / stages + min(stages, self.problem.microbatches) * kept
         held += max((e.passing_bytes + e.residual_bytes for e in units), default=0)
-        return held > _EASY[thrift] * self.memory_bytes
+        return held > _EASY[thrift] * self.memory_bytes[shape]
 
     def _cheapest(
         self,
@@ -156,7 +161,7 @@ class Survey:
     ) -> list[Estimate | None]:
         """For each price, the plan of a stage that costs least in time and memory; None if there is none."""
         part = self.cluster.part(shape)
-        prices = [_THRIFT[k] * self._worth for k in thrifts]
+        prices = [_THRIFT[k] * self._worth[shape.island] for k in thrifts]
         found: list[list[Estimate]] = [[] for _ in thrifts]
         for mesh in meshes if options.mesh is None else (options.mesh,):
             self.solved += len(prices)
@@ -189,7 +194,7 @@ class Survey:
         best: tuple[float, Way] | None = None
         for way in self._ways:
             table = self.table(shape, way.thrift)
-            if table.peak_bytes(first, stop, in_flight, remat=way.remat) <= self.memory_bytes:
+            if table.peak_bytes(first, stop, in_flight, remat=way.remat) <= self.memory_bytes[shape]:
                 seconds = table.cost(first, stop, remat=way.remat).microbatch_s
                 if best is None or seconds < best[0]:
                     best = (seconds, way)
@@ -214,7 +219,7 @@ class Survey:
         for thrift in range(way.thrift, len(_THRIFT)):
             planned = self._planned_stage(begins, index, span, thrift)
             tried = [planned.rematerialised() if r else planned for r in remats] if planned is not None else []
-            fitting += [e for e in tried if e.peak_with(in_flight) <= self.memory_bytes]
+            fitting += [e for e in tried if e.peak_with(in_flight) <= self.memory_bytes[span.shape]]
             if fitting and fitting[0].remat == way.remat:
                 break  # leaner plans are slower
         return min(fitting, key=lambda e: e.microbatch_s, default=None)
