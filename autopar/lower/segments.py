@@ -69,7 +69,7 @@ def take_apart(
     info: StageSection,
     *,
     split_backward: bool,
-    joints: frozenset[int] | None = None,
+    again: frozenset[int] = frozenset(),
 ) -> Segments:
     """Take a planned stage apart.
 
@@ -78,13 +78,13 @@ def take_apart(
       plan: a plan for it.
       info: what the stage does.
       split_backward: whether gradients of the stage's own parameters get a program of their own.
-      joints: rematerialise: keep only what these ops of the forward pass make, and compute the rest again. None keeps
-        all that the backward pass reads.
+      again: rematerialise: ids of the user's ops of the forward pass whose results are not kept for the backward pass;
+        it computes again those that it needs. -1 stands for ops that are none of the user's.
     """
     cutter = _Cutter(written, plan, info, split_backward)
     cutter.assign()
-    if joints is not None:
-        cutter.rematerialise(joints)
+    if again:
+        cutter.rematerialise(again)
     cutter.enter()
     cutter.leave()
     cutter.connect()
@@ -154,10 +154,9 @@ class _Cutter:
                 needed.update(() if op is self.loop else op.operands)
         return found
 
-    def rematerialise(self, joints: frozenset[int]) -> None:
+    def rematerialise(self, again: frozenset[int]) -> None:
         """Copy the ops of the forward pass that the backward pass reads from, back to what is kept."""
-        forward = self.segments.get(FORWARD, Segment()).ops
-        kept = {v for op in forward if self._mark(op) in joints for v in op.results}
+        forward = [op for op in self.segments.get(FORWARD, Segment()).ops if self._mark(op) in again]
         for k in (BACKWARD, WEIGHT):
             if k not in self.segments:
                 continue
@@ -165,10 +164,10 @@ class _Cutter:
             wanted = {v for op in self.segments[k].ops for v in op.operands}
             copied = []
             for op in reversed(forward):
-                if any(v in wanted and v not in kept and v not in known for v in op.results):
+                if any(v in wanted and v not in known for v in op.results):
                     copied.append(op)
                     wanted.update(op.operands)
-            self.again[k] = {v for op in copied for v in op.results} - kept
+            self.again[k] = {v for op in copied for v in op.results}
             self.segments[k].ops[:0] = reversed(copied)
 
     def _maker(self, v: int, k: int) -> int | None:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from autopar.ir import remat_text
 from autopar.mesh import Cluster
 from autopar.plan import CollectiveRecord, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.report.common import (
@@ -107,7 +108,7 @@ def _stages(plan: PlanFacts) -> Table:
 
 def _held(plan: PlanFacts) -> Table:
     titles = ("peak", "in flight", "each keeps", "sends on", "sends back")
-    remade = any(stage.remat for stage in plan.stages)
+    remade = any(map(_again, plan.stages))
     shown, rest = head(tuple(enumerate(plan.stages)), _STAGES)
     rows = tuple(
         (
@@ -115,16 +116,20 @@ def _held(plan: PlanFacts) -> Table:
             bytes_text(stage.peak_bytes),
             str(stage.in_flight),
             *(bytes_text(n) if n else "-" for n in (stage.residual_bytes, stage.sends_bytes, stage.returns_bytes)),
-            *(("all else" if stage.remat else "-",) if remade else ()),
+            *((_again(stage) or "-",) if remade else ()),
         )
         for s, stage in shown
     )
     columns = (
         Column("stage"),
         *(Column(t, right=True) for t in titles),
-        *((Column("computes again"),) if remade else ()),
+        *((Column("remat", narrowest=14),) if remade else ()),
     )
     return Table(columns, rows, f"and {len(rest)} more" if rest else "")
+
+
+def _again(stage: StageFacts) -> str:
+    return remat_text(stage.remat)
 
 
 def range_text(span: tuple[int, int]) -> str:

@@ -51,9 +51,10 @@ def test_a_page_says_what_is_idle_and_what_is_held():
 
 def test_stages_that_compute_again_say_so():
     plan = pipeline()
-    assert "computes again" not in plan_text(plan)
-    stages = (dataclasses.replace(plan.stages[0], remat=True), plan.stages[1])
-    assert "computes again" in plan_text(dataclasses.replace(plan, stages=stages))
+    assert "remat" not in plan_text(plan)
+    stages = (dataclasses.replace(plan.stages[0], remat=("full", "attention", "none")), plan.stages[1])
+    text = plan_text(dataclasses.replace(plan, stages=stages))
+    assert "full in 1 of 3 units, attention only in 1" in text
 
 
 def test_every_task_is_drawn_once_in_order():

@@ -80,8 +80,8 @@ def write_stages(
         stages.append(
             StageFacts(
                 e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
-                e.weight_s, e.once_s, held[s], e.kept_bytes, e.sends_bytes, e.returns_bytes, e.remat,
-                e.waiting_bytes,
+                e.weight_s, e.once_s, held[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
+                e.remat, e.waiting_bytes,
             )
         )  # fmt: skip
     step = problem.step

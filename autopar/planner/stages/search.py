@@ -24,7 +24,7 @@ from autopar.plan import PlanFacts
 from autopar.planner.collector import collector_paused
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import Partition, Span, StageCost
-from autopar.planner.stages.estimate import Estimate, together
+from autopar.planner.stages.estimate import Estimate
 from autopar.planner.stages.partition import even_partition, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.record import Candidate, write_stages
@@ -159,11 +159,10 @@ class _Search:
             schedule = self._schedule(name, len(cut.spans))
             estimates = []
             for span, held in zip(cut.spans, in_flight_bound(schedule), strict=True):
-                way = self.survey.way(span.first, span.stop, span.shape, held)
-                if way is None:
+                stage = self.survey.rough(span, held)
+                if stage is None:
                     break
-                units = [self.survey.unit(i, span.shape, way.thrift) for i in range(span.first, span.stop)]
-                estimates.append(together([e for e in units if e is not None], remat=way.remat))
+                estimates.append(stage)
             else:
                 found.append(self._simulated(schedule, cut.spans, estimates))
         return [c for c in found if c is not None]
