@@ -53,7 +53,7 @@ def test_stages_that_compute_again_say_so():
     plan = pipeline()
     assert "remat" not in plan_text(plan)
     stages = (dataclasses.replace(plan.stages[0], remat=("full", "attention", "none")), plan.stages[1])
-    text = plan_text(dataclasses.replace(plan, stages=stages))
+    text = plan_text(dataclasses.replace(plan, stages=stages), 120)
     assert "full in 1 of 3 units, attention only in 1" in text
 
 
