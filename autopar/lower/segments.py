@@ -353,7 +353,7 @@ class _Cutter:
     def _bring(self, k: int, form: Form, late: bool, *, anew: bool = False) -> None:
         """See to it that program ``k`` can make or read ``form``: what an evaluator does, before it runs.
 
-        With ``anew`` it converts what an earlier program has converted, too, if that is larger than what it was made from.
+        With ``anew`` it converts what an earlier program has converted, too, if that is larger than the value as made.
         """
         v, layout = form
         if self.values[v].literal:

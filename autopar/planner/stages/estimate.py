@@ -41,7 +41,8 @@ class Estimate:
       waiting_bytes: the part of ``peak_bytes`` that is the step's batch, waiting on one device for its turn.
       kept_bytes: what a micro-batch keeps on one device while others are computed: ``residual_bytes``, or less if some
         of it is computed again.
-      remat: how each unit is treated; what is computed again is part of ``backward_s``.
+      remat: how each unit is treated.
+      again_s: the part of ``backward_s`` that is spent on computing again, with what is communicated for it.
       menus: what else may be done with each unit.
       keeping: who reads what, which says what any mix keeps; None if only its units were planned, one by one.
     """
@@ -59,6 +60,7 @@ class Estimate:
     waiting_bytes: int
     kept_bytes: int
     remat: tuple[str, ...]
+    again_s: float
     menus: tuple[Menu, ...] = field(repr=False)
     keeping: Keeping | None = field(repr=False)
 
@@ -70,7 +72,8 @@ class Estimate:
             chosen = [a for menu, word in zip(self.menus, remat, strict=True) for a in menu if a.remat == word]
             kept = self.residual_bytes - sum(a.freed_bytes for a in chosen)
             again_s = sum(a.again_s for a in chosen)
-        return replace(self, remat=tuple(remat), kept_bytes=kept, backward_s=self.backward_s + again_s)
+        backward_s = self.backward_s + again_s
+        return replace(self, remat=tuple(remat), kept_bytes=kept, backward_s=backward_s, again_s=again_s)
 
     def always(self, remat: str) -> Estimate:
         """The same, with all units treated so and no other choice."""
@@ -89,10 +92,25 @@ class Estimate:
             return None
         mixes = [(word,) * len(self.remat) for word in REMATS[1:]]
         best = least_again(self.menus, self.kept_bytes - (memory_bytes - self.peak_bytes) / (in_flight - 1))
-        tried = [self.rematerialised(mix) for mix in ([best] if best is not None else []) + mixes]
-        return min(
-            (e for e in tried if e.peak_with(in_flight) <= memory_bytes), key=lambda e: e.backward_s, default=None
-        )
+        tried = [self._relaxed(mix, in_flight, memory_bytes) for mix in ([best] if best is not None else []) + mixes]
+        return min((e for e in tried if e is not None), key=lambda e: e.backward_s, default=None)
+
+    def _relaxed(self, remat: Sequence[str], in_flight: int, memory_bytes: float) -> Estimate | None:
+        """With a mix, or as much less recomputation as still fits: together units may free more than one by one."""
+        found = self.rematerialised(remat)
+        if found.peak_with(in_flight) > memory_bytes:
+            return None
+        while self.keeping is not None:
+            less = [
+                self.rematerialised((*found.remat[:u], word, *found.remat[u + 1 :]))
+                for u, treated in enumerate(found.remat)
+                for word in REMATS[: REMATS.index(treated)]
+            ]
+            fitting = [e for e in less if e.peak_with(in_flight) <= memory_bytes and e.backward_s < found.backward_s]
+            if not fitting:
+                break
+            found = min(fitting, key=lambda e: e.backward_s)
+        return found
 
     @property
     def leanest_bytes(self) -> int:
@@ -152,6 +170,7 @@ def estimate(
         waiting,
         residual,
         remat,
+        0.0,
         keeps.menus(),
         keeps,
     )
@@ -185,6 +204,7 @@ def together(units: Sequence[Estimate]) -> Estimate:
         sum(e.waiting_bytes for e in units),
         sum(e.kept_bytes for e in units),
         tuple(itertools.chain.from_iterable(e.remat for e in units)),
+        sum(e.again_s for e in units),
         tuple(itertools.chain.from_iterable(e.menus for e in units)),
         None,
     )
