@@ -108,7 +108,7 @@ def test_attention_frees_what_grows_with_the_square_of_the_sequence(staged, whol
 
 def test_memory_that_binds_makes_a_mix_the_best(staged):
     def planned(remat, memory_bytes=None):
-        options = Options(microbatches=4, stages=2, remat=remat, memory_bytes=memory_bytes)
+        options = Options(microbatches=4, stages=2, schedule="gpipe", remat=remat, memory_bytes=memory_bytes)
         return plan_stages(staged, SLOW, options)
 
     free, full = planned(NONE), planned(FULL)
