@@ -99,7 +99,7 @@ def _planned(traced: Traced, method: str, microbatches: int, verbose: bool) -> d
             "peak_gib": facts.peak_bytes / 2**30,
             "schedule": facts.schedule,
             "stages": [
-                {"units": list(s.units), "mesh": list(s.plan.mesh_shape), "remat": s.remat} for s in facts.stages
+                {"units": list(s.units), "mesh": list(s.plan.mesh_shape), "remat": list(s.remat)} for s in facts.stages
             ],
         }
     return row | {"plan_s": round(time.perf_counter() - begin, 2), "progress": said}
@@ -110,11 +110,16 @@ def _line(row: dict[str, Any]) -> str:
     if "refused" in row:
         return f"{head}{'':>9}{'':>9}{'':>7}{row['plan_s']:>8.1f}  {row['refused'].split('. ')[0][:90]}"
     stages = ", ".join(
-        f"{s['units'][1] - s['units'][0]} on {'x'.join(map(str, s['mesh']))}{'r' if s['remat'] else ''}"
-        for s in row["stages"]
+        f"{s['units'][1] - s['units'][0]} on {'x'.join(map(str, s['mesh']))}{_again(s['remat'])}" for s in row["stages"]
     )
     numbers = f"{row['step_s']:>9.1f}{row['bound_s']:>9.1f}{row['peak_gib']:>7.2f}{row['plan_s']:>8.1f}"
     return f"{head}{numbers}  {row['schedule']}: {stages}"
+
+
+def _again(remat: list[str]) -> str:
+    """How many units compute again, in full (``r``) or attention only (``a``)."""
+    counts = {letter: remat.count(word) for letter, word in (("r", "full"), ("a", "attention"))}
+    return "".join(f" {count}{letter}" for letter, count in counts.items() if count)
 
 
 def _verdict(rows: list[dict[str, Any]], methods: list[str]) -> int:

@@ -85,7 +85,7 @@ def build(traced: Traced, plan: Plan, devices: Sequence[jax.Device] | None) -> B
                 mesh,
                 plan.microbatches,
                 split_backward=Kind.WEIGHT in schedule.kinds,
-                joints=staged.joints if stage.remat else None,
+                again=staged.recomputable.dropped(stage.units[0], stage.remat),
             )
         )
     return Built(

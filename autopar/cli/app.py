@@ -58,6 +58,7 @@ PerMicrobatch = Annotated[
 Stages = Annotated[int | None, typer.Option(help="Exactly so many pipeline stages of equal size")]
 MaxStages = Annotated[int, typer.Option(help="The most pipeline stages to consider; 1 is no pipeline")]
 ScheduleName = Annotated[str, typer.Option("--schedule", help="Of the stages: 1f1b, gpipe, zb-h1 or auto")]
+RematName = Annotated[str, typer.Option("--remat", help="Compute again: none, attention, full or auto (as fits)")]
 TimeLimit = Annotated[float, typer.Option(help="Seconds for the solver; the best plan so far is kept")]
 Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON")]
 
@@ -75,6 +76,7 @@ def plan_command(
     stages: Stages = None,
     max_stages: MaxStages = 1,
     schedule: ScheduleName = "1f1b",
+    remat: RematName = "auto",
     time_limit: TimeLimit = 120.0,
     sizes: Sizes = None,
     save: Annotated[Path | None, typer.Option(metavar="PLAN.json", help="Write the plan to a file")] = None,
@@ -103,6 +105,7 @@ def plan_command(
         stages=stages,
         max_stages=max_stages,
         schedule=schedule,
+        remat=remat,
     )
     target = Cluster.parse(cluster)
     if save is not None:
@@ -141,6 +144,7 @@ def train_command(
     stages: Stages = None,
     max_stages: MaxStages = 1,
     schedule: ScheduleName = "1f1b",
+    remat: RematName = "auto",
     time_limit: TimeLimit = 120.0,
     sizes: Sizes = None,
     plan_file: Annotated[Path | None, typer.Option("--plan", metavar="PLAN.json", help="Run a saved plan")] = None,
@@ -170,6 +174,7 @@ def train_command(
         stages=stages,
         max_stages=max_stages,
         schedule=schedule,
+        remat=remat,
         backend=backend,
     )
     given = load_plan(plan_file) if plan_file is not None else None

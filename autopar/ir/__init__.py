@@ -2,10 +2,15 @@
 
 from autopar.ir.graph import Graph, Loop, Op, Step, Value, Where, item_bytes
 from autopar.ir.ports import PortGroup, region_ports
+from autopar.ir.remat import ATTENTION, FULL, NONE, REMATS, remat_text
 from autopar.ir.rule import Dims, Factor, Kind, Reduce, Rule
 from autopar.ir.verify import verify
 
 __all__ = [
+    "ATTENTION",
+    "FULL",
+    "NONE",
+    "REMATS",
     "Dims",
     "Factor",
     "Graph",
@@ -20,5 +25,6 @@ __all__ = [
     "Where",
     "item_bytes",
     "region_ports",
+    "remat_text",
     "verify",
 ]

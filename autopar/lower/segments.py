@@ -15,7 +15,7 @@ from autopar.errors import InternalError
 from autopar.ir import Op, region_ports
 from autopar.partition import StageSection
 from autopar.plan import PlanFacts
-from autopar.sharding.layout import Layout, text
+from autopar.sharding.layout import Layout, local_size, text
 from autopar.sharding.strategy import named
 from autopar.trace import Traced
 
@@ -69,7 +69,7 @@ def take_apart(
     info: StageSection,
     *,
     split_backward: bool,
-    joints: frozenset[int] | None = None,
+    again: frozenset[int] = frozenset(),
 ) -> Segments:
     """Take a planned stage apart.
 
@@ -78,13 +78,13 @@ def take_apart(
       plan: a plan for it.
       info: what the stage does.
       split_backward: whether gradients of the stage's own parameters get a program of their own.
-      joints: rematerialise: keep only what these ops of the forward pass make, and compute the rest again. None keeps
-        all that the backward pass reads.
+      again: rematerialise: ids of the user's ops of the forward pass whose results are not kept for the backward pass;
+        it computes again those that it needs. -1 stands for ops that are none of the user's.
     """
     cutter = _Cutter(written, plan, info, split_backward)
     cutter.assign()
-    if joints is not None:
-        cutter.rematerialise(joints)
+    if again:
+        cutter.rematerialise(again)
     cutter.enter()
     cutter.leave()
     cutter.connect()
@@ -122,6 +122,7 @@ class _Cutter:
         self.index: int | None = None
         self.early: dict[int, set[Form]] = {}  # segment -> the forms that it has
         self.again: dict[int, set[int]] = {}  # segment -> values of the forward pass that it computes again
+        self.copied: dict[int, set[int]] = {}  # segment -> ids of the ops that it runs again
 
     # ops
 
@@ -154,10 +155,9 @@ class _Cutter:
                 needed.update(() if op is self.loop else op.operands)
         return found
 
-    def rematerialise(self, joints: frozenset[int]) -> None:
+    def rematerialise(self, again: frozenset[int]) -> None:
         """Copy the ops of the forward pass that the backward pass reads from, back to what is kept."""
-        forward = self.segments.get(FORWARD, Segment()).ops
-        kept = {v for op in forward if self._mark(op) in joints for v in op.results}
+        forward = [op for op in self.segments.get(FORWARD, Segment()).ops if self._mark(op) in again]
         for k in (BACKWARD, WEIGHT):
             if k not in self.segments:
                 continue
@@ -165,10 +165,11 @@ class _Cutter:
             wanted = {v for op in self.segments[k].ops for v in op.operands}
             copied = []
             for op in reversed(forward):
-                if any(v in wanted and v not in kept and v not in known for v in op.results):
+                if any(v in wanted and v not in known for v in op.results):
                     copied.append(op)
                     wanted.update(op.operands)
-            self.again[k] = {v for op in copied for v in op.results} - kept
+            self.again[k] = {v for op in copied for v in op.results}
+            self.copied[k] = {op.id for op in copied}
             self.segments[k].ops[:0] = reversed(copied)
 
     def _maker(self, v: int, k: int) -> int | None:
@@ -297,15 +298,23 @@ class _Cutter:
     # what passes between programs
 
     def connect(self) -> None:
-        """Give every program the forms that it reads and does not make."""
+        """Give every program the forms that it reads and does not make.
+
+        What runs again converts again: a converted copy that is only for it would be held for every micro-batch.
+        """
         reads = {k: self._reads(segment.ops) for k, segment in self.segments.items()}
         for k, found in reads.items():
             forms = (*found, *self.segments[k].outputs.values())
             self.early[k] = {x for form, late in forms if not self._remade(form, late) for x in self._way_to(form)}
         for k in sorted(self.segments):
             segment = self.segments[k]
-            for form, late in (*sorted(reads[k]), *segment.outputs.values()):
+            copied = self.copied.get(k, set())
+            first = self._reads(op for op in segment.ops if op.id not in copied)
+            for form, late in (*sorted(first), *segment.outputs.values()):
                 self._bring(k, form, late)
+            shared = {form for form, late in first if not self._remade(form, late)}
+            for form, late in sorted(reads[k] - first):
+                self._bring(k, form, late, anew=form not in shared)
 
     def _reads(self, ops: Iterable[Op]) -> set[tuple[Form, bool]]:
         """The forms that ops read, those inside their regions included, and whether late."""
@@ -341,8 +350,11 @@ class _Cutter:
     def _remade(self, form: Form, late: bool) -> bool:
         return late and form[1] in self.came_from.get((form[0], True), {})
 
-    def _bring(self, k: int, form: Form, late: bool) -> None:
-        """See to it that program ``k`` can make or read ``form``: what an evaluator does, before it runs."""
+    def _bring(self, k: int, form: Form, late: bool, *, anew: bool = False) -> None:
+        """See to it that program ``k`` can make or read ``form``: what an evaluator does, before it runs.
+
+        With ``anew`` it converts what an earlier program has converted, too, if that is larger than the value as made.
+        """
         v, layout = form
         if self.values[v].literal:
             return
@@ -350,7 +362,7 @@ class _Cutter:
             self.segments[k].counts = True
             return
         if self._remade(form, late):
-            self._bring(k, (v, self.came_from[v, True][layout]), late)
+            self._bring(k, (v, self.came_from[v, True][layout]), late, anew=anew)
             return
         source = self.came_from.get((v, False), {}).get(layout)
         maker = self._maker(v, k)
@@ -361,17 +373,24 @@ class _Cutter:
             return  # made and read inside a loop of the user
         elif maker == k:
             if layout != self.made[v] and source is not None:
-                self._bring(k, (v, source), False)
-        elif (earlier := self._converted_earlier(k, maker, form)) is not None:
+                self._bring(k, (v, source), False, anew=anew)
+        elif not (anew and self._larger(form)) and (earlier := self._converted_earlier(k, maker, form)) is not None:
             self._hand_over(earlier, k, form)
         elif source is not None and layout != self.made.get(v):
-            self._bring(k, (v, source), False)
+            self._bring(k, (v, source), False, anew=anew)
         elif maker is not None:
             self._hand_over(maker, k, form)
         elif v in self._outside:
             raise InternalError(
                 f"stage {self.info.index} never gets {self.values[v].name or f'value {v}'} as {text(layout)}"
             )
+
+    def _larger(self, form: Form) -> bool:
+        """Whether a device holds more of a value in this form than in that in which it was made."""
+        v, layout = form
+        made = self.made.get(v, layout)
+        shape, mesh = self.values[v].shape, self.plan.mesh_shape
+        return local_size(shape, layout, mesh) > local_size(shape, made, mesh)
 
     @property
     def _outside(self) -> set[int]:

@@ -45,7 +45,7 @@ def stage_programs(
     microbatches: int,
     *,
     split_backward: bool,
-    joints: frozenset[int] | None = None,
+    again: frozenset[int] = frozenset(),
 ) -> StagePrograms:
     """Lower a planned stage.
 
@@ -56,9 +56,9 @@ def stage_programs(
       mesh: its devices, with the plan's axes.
       microbatches: their number.
       split_backward: whether the schedule has tasks for the gradients of parameters alone.
-      joints: ids of the forward ops whose results are kept, the rest is computed again; None keeps all.
+      again: ids of ops of the forward pass that run again in the backward pass, where it reads their results.
     """
-    segments = take_apart(written, plan, info, split_backward=split_backward, joints=joints)
+    segments = take_apart(written, plan, info, split_backward=split_backward, again=again)
     writer = _Writer(written, plan, mesh, microbatches, segments.index)
     counters = {k: f"count.{program_name(k)}" for k, s in segments.programs.items() if s.counts}
     buffers = {name: writer.buffer(name, form, scope) for name, (form, scope) in segments.buffers.items()}

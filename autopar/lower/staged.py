@@ -8,8 +8,18 @@ from dataclasses import replace
 
 from autopar.ir import Step
 from autopar.lower.emit import emit
-from autopar.partition import StageSection, Staging, Timing, Unit, find_units, stage_digest, stage_step, time_step
-from autopar.partition import joints as unit_joints
+from autopar.partition import (
+    Recomputable,
+    StageSection,
+    Staging,
+    Timing,
+    Unit,
+    find_units,
+    recomputable,
+    stage_digest,
+    stage_step,
+    time_step,
+)
 from autopar.trace import Traced
 
 
@@ -35,9 +45,9 @@ class StagedStep:
         self.units: tuple[Unit, ...] = find_units(traced.step, self.timing, most_units)
 
     @functools.cached_property
-    def joints(self) -> frozenset[int]:
-        """Ids of the forward ops whose results pass between units."""
-        return unit_joints(self.traced.step, self.timing, self.units)
+    def recomputable(self) -> Recomputable:
+        """Which ops of each unit may run again in the backward pass."""
+        return recomputable(self.traced.step, self.timing, self.units)
 
     @property
     def step(self) -> Step:

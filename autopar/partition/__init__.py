@@ -3,11 +3,12 @@
 from autopar.partition.depth import Depth, Part, cut_depth
 from autopar.partition.likeness import stage_digest
 from autopar.partition.loop_stages import forward_ops
+from autopar.partition.remat import Recomputable, recomputable
 from autopar.partition.section import Section
 from autopar.partition.stacks import chunks_for, stacked_lengths
 from autopar.partition.staging import Crossing, StageSection, Staging, stage_step
 from autopar.partition.timing import AFTER, LOCAL, SAME, Timing, examples_of, time_step
-from autopar.partition.units import BOUNDARY, Unit, find_units, joints
+from autopar.partition.units import BOUNDARY, Unit, find_units
 
 __all__ = [
     "AFTER",
@@ -17,6 +18,7 @@ __all__ = [
     "Crossing",
     "Depth",
     "Part",
+    "Recomputable",
     "Section",
     "StageSection",
     "Staging",
@@ -27,7 +29,7 @@ __all__ = [
     "examples_of",
     "find_units",
     "forward_ops",
-    "joints",
+    "recomputable",
     "stacked_lengths",
     "stage_digest",
     "stage_step",

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopar.errors import nearest
+from autopar.ir import REMATS
 from autopar.mesh import Cluster
-from autopar.plan.facts import Argument, PlanFacts
+from autopar.plan.facts import Argument, PlanFacts, StageFacts
 from autopar.schedule import SCHEDULES
 from autopar.sharding.layout import REPLICATED, SUM, Layout, text
 
@@ -61,10 +62,20 @@ def _check_stages(plan: PlanFacts) -> None:
             )
         if cluster.island_at(first) != cluster.island_at(stop - 1):
             raise ValueError(f"'stages': stage {index} has devices {first} to {stop - 1}, which lie on two islands")
+        _check_remat(index, stage)
     if plan.schedule not in SCHEDULES:
         raise ValueError(f"'schedule': unknown schedule {plan.schedule!r}: {nearest(plan.schedule, SCHEDULES)}")
     if plan.microbatches < 1:
         raise ValueError(f"'microbatches': expected 1 or more, found {plan.microbatches}")
+
+
+def _check_remat(index: int, stage: StageFacts) -> None:
+    units = stage.units[1] - stage.units[0]
+    if len(stage.remat) not in (0, units):
+        raise ValueError(f"'stages': stage {index} has {units} units, but says of {len(stage.remat)} what they keep")
+    for word in stage.remat:
+        if word not in REMATS:
+            raise ValueError(f"'stages': stage {index} has an unknown remat {word!r}: {nearest(word, REMATS)}")
 
 
 def _check_placed(argument: Argument, mesh: Sequence[int]) -> None:

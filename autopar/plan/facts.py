@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from autopar.sharding.layout import Layout, Move
 
-FORMAT = 2
+FORMAT = 3
 """Version of the plan file; readers accept this and older ones."""
 
 
@@ -130,10 +130,11 @@ class StageFacts:
       weight_s: the part of ``backward_s`` that no other stage waits for.
       once_s: predicted seconds of what it does once per step.
       in_flight: most micro-batches that it holds at a time.
-      residual_bytes: what one micro-batch keeps on one device from its forward to its backward pass.
+      residual_bytes: what one micro-batch keeps on one device from its forward to its backward pass, while others are
+        computed.
       sends_bytes: what it hands to later stages for one micro-batch, over all its devices: activations.
       returns_bytes: what it hands to earlier ones, likewise: their gradients.
-      remat: whether its backward pass computes the forward pass again, from what passes between its units.
+      remat: how each of its units is treated, one of :data:`autopar.ir.REMATS`; empty if all keep everything.
       waiting_bytes: of the step's batch on one device, what waits for its turn.
     """
 
@@ -149,7 +150,7 @@ class StageFacts:
     residual_bytes: int
     sends_bytes: int
     returns_bytes: int
-    remat: bool = False
+    remat: tuple[str, ...] = ()
     waiting_bytes: int = 0
 
     @property

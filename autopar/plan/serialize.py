@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autopar.errors import ClusterError, PlanError
+from autopar.ir import FULL
 from autopar.plan.check import check
 from autopar.plan.facts import (
     FORMAT,
@@ -179,7 +180,10 @@ def _read_step(words: Sequence[Any]) -> tuple[Layout, Move]:
 
 
 def _read_stage(found: Mapping[str, Any]) -> StageFacts:
-    read: Mapping[str, Callable[[Any], Any]] = {"units": tuple, "devices": tuple, "plan": _decode}
+    read: Mapping[str, Callable[[Any], Any]] = {"units": tuple, "devices": tuple, "plan": _decode, "remat": tuple}
+    if isinstance(found.get("remat"), bool):  # files of format 2: all units, or none
+        count = found["units"][1] - found["units"][0]
+        found = {**found, "remat": [FULL] * count if found["remat"] else []}
     values = {}
     for name, value in found.items():
         try:

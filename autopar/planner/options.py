@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autopar.errors import OptionError, nearest
+from autopar.ir import REMATS
 from autopar.planner.solve import SOLVERS
 
 STRATEGIES = ("auto", "data", "fsdp", "megatron", "expert")
 BACKENDS = ("shard_map", "gspmd")
-REMATS = ("auto", "none", "full")
 PIPELINES = ("1f1b", "gpipe", "interleaved", "zb-h1", "auto")
 
 
@@ -45,8 +45,9 @@ class Options:
       schedule: the order in which stages work on micro-batches: ``1f1b``, ``gpipe``, ``zb-h1`` or ``interleaved``;
         ``auto`` simulates all but the last, and takes the fastest that fits into memory.
       stages_per_worker: with ``interleaved``, how many of the ``stages`` share their devices, 2 or more; else 1.
-      remat: what stages keep of each micro-batch in flight: ``none`` keeps all that the backward pass reads, ``full``
-        only what passes between units, and computes the rest again; ``auto`` decides for each stage.
+      remat: what the units (layers) of stages keep of each micro-batch in flight: ``none`` keeps all that the backward
+        pass reads; ``full`` only what comes in or passes between units, and computes the rest again; ``attention``
+        computes only the cores of attention again (scores, mask, softmax, dropout); ``auto`` decides for each unit.
       backend: ``shard_map`` runs exactly the planned collectives; ``gspmd`` hands XLA the layouts.
     """
 
@@ -78,7 +79,7 @@ class Options:
             ("solver", self.solver, SOLVERS),
             ("backend", self.backend, BACKENDS),
             ("schedule", self.schedule, PIPELINES),
-            ("remat", self.remat, REMATS),
+            ("remat", self.remat, ("auto", *REMATS)),
         ):
             if value not in known:
                 raise OptionError(f"unknown {name} {value!r}: {nearest(str(value), known)}")

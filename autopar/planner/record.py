@@ -112,6 +112,27 @@ def price(
     return Priced(tuple(choices), made, moves, work_s - halo_s, communication_s, collectives, memory, phase_s)
 
 
+def op_seconds(atoms: Atoms, priced: Priced, weigher: Weigher, conversions: Conversions) -> dict[int, float]:
+    """Seconds per step of each op, by its id, with the conversions that were made for it first."""
+    found: dict[int, float] = {}
+    first: dict[tuple[int, bool, Layout], int] = {}
+    for atom in atoms.atoms:
+        if atom.op is None:
+            continue
+        choice = atoms.choices(atom)[priced.choices[atom.index]]
+        found[atom.op.id] = atom.frequency * weigher.seconds(atom)[priced.choices[atom.index]]
+        for v, layout in zip(atom.operands, choice.operands, strict=True):
+            first.setdefault((v, is_late(atom) and (v, True) in priced.moves, layout), atom.op.id)
+    for (v, late), arcs in priced.moves.items():
+        maker = atoms.atoms[atoms.producer[v][0]].op
+        for src, move in arcs:
+            reader = first.get((v, late, move.apply(src)), maker.id if maker is not None else None)
+            if reader is not None:
+                seconds = conversions.seconds(atoms.step.graph.values[v], src, move)
+                found[reader] = found.get(reader, 0.0) + atoms.frequency[v] * seconds
+    return found
+
+
 def _phase(atom: Atom) -> str:
     return atom.op.where.phase if atom.op is not None else "update"
 

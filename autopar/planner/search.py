@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from autopar.collector import collector_paused
 from autopar.errors import AutoparError, ClusterError, InfeasibleError, SolverError
@@ -17,7 +18,7 @@ from autopar.planner.notices import warnings_of
 from autopar.planner.one_mesh import AT_LEAST, Candidate, MeshProgram, NoRoomError, Prepared, prepare
 from autopar.planner.options import Options
 from autopar.planner.prune import Guide, parents
-from autopar.planner.record import write_plan
+from autopar.planner.record import op_seconds, write_plan
 from autopar.planner.shortage import ShortageError, least_peaks, shortage
 from autopar.units import seconds_text
 
@@ -67,7 +68,20 @@ def plan_step(
     return dataclasses.replace(plan, runners_up=tuple(others))
 
 
-def plan_at_prices(step: Step, cluster: Cluster, options: Options, prices: Sequence[float]) -> list[PlanFacts]:
+@dataclass(frozen=True)
+class PricedPlan:
+    """A plan, and what it costs op by op.
+
+    Attributes:
+      facts: the plan.
+      op_s: op id -> seconds per step, with the conversions that were made for it.
+    """
+
+    facts: PlanFacts
+    op_s: Mapping[int, float] = field(repr=False)
+
+
+def plan_at_prices(step: Step, cluster: Cluster, options: Options, prices: Sequence[float]) -> list[PricedPlan]:
     """The best plans on ``options.mesh`` in unlimited memory, one for each price of memory, seconds per GiB.
 
     Raises:
@@ -82,7 +96,9 @@ def plan_at_prices(step: Step, cluster: Cluster, options: Options, prices: Seque
             found = program.solve(dataclasses.replace(options, memory_price=price), math.inf, options.time_limit_s)
             warnings = warnings_of(found.atoms)
             certificate = found.certificate
-            plans.append(write_plan(found.atoms, found.priced, cluster, mesh, options.strategy, certificate, warnings))
+            facts = write_plan(found.atoms, found.priced, cluster, mesh, options.strategy, certificate, warnings)
+            op_s = op_seconds(found.atoms, found.priced, program.weigher, program.conversions)
+            plans.append(PricedPlan(facts, op_s))
     return plans
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from autopar.ir import remat_text
 from autopar.mesh import Cluster, Device
 from autopar.plan import CollectiveRecord, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.report.common import (
@@ -114,7 +115,7 @@ def _stages(plan: PlanFacts) -> Table:
 
 
 def _held(plan: PlanFacts) -> Table:
-    remade = any(stage.remat for stage in plan.stages)
+    remade = any(map(_again, plan.stages))
     devices = stage_devices(plan) if device_names(plan) else ()
     shown, rest = head(tuple(enumerate(plan.stages)), _STAGES)
     rows = tuple(
@@ -124,7 +125,7 @@ def _held(plan: PlanFacts) -> Table:
             *(_share_text(stage.peak_bytes, device) for device in devices[s : s + 1]),
             str(stage.in_flight),
             *(bytes_text(n) if n else "-" for n in (stage.residual_bytes, stage.sends_bytes, stage.returns_bytes)),
-            *(("all else" if stage.remat else "-",) if remade else ()),
+            *((_again(stage) or "-",) if remade else ()),
         )
         for s, stage in shown
     )
@@ -132,13 +133,17 @@ def _held(plan: PlanFacts) -> Table:
     columns = (
         Column("stage"),
         *(Column(t, right=True) for t in titles),
-        *((Column("computes again"),) if remade else ()),
+        *((Column("remat", narrowest=14),) if remade else ()),
     )
     return Table(columns, rows, f"and {len(rest)} more" if rest else "")
 
 
 def _share_text(peak_bytes: int, device: Device) -> str:
     return "-" if math.isinf(device.memory_bytes) else percent_text(peak_bytes / device.memory_bytes)
+
+
+def _again(stage: StageFacts) -> str:
+    return remat_text(stage.remat)
 
 
 def range_text(span: tuple[int, int]) -> str:

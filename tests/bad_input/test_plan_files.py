@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import autopar
+from autopar.plan import to_json
 from tests.bad_input.steps import ONE, STATE, X, Y, planned, refused, step
+from tests.report.plans import pipeline
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_not_a_plan(written, content):
 
 def test_a_newer_version(saved, written):
     data = json.loads(saved.read_text())
-    with refused(autopar.PlanError, "newer autopar", "format 99", "up to 2", "Upgrade autopar"):
+    with refused(autopar.PlanError, "newer autopar", "format 99", "up to 3", "Upgrade autopar"):
         written(json.dumps({**data, "format": 99, "from the future": True}))
     with refused(autopar.PlanError, "damaged", "format is '1'"):
         written(json.dumps({**data, "format": "1"}))
@@ -124,6 +126,19 @@ def test_a_file_of_format_1_is_read():
     assert old.microbatches == 1 and not old.stages and not old.schedule
     assert old.devices == 8 and "mesh x=8: " in str(old)
     assert autopar.plan(step, STATE, X, Y, cluster="cpu:8", options=ONE).arguments == old.arguments
+
+
+def test_a_file_of_format_2_is_read(written):
+    """Its stages computed everything again, or nothing."""
+    data = json.loads(to_json(pipeline()))
+    for stage, again in zip(data["stages"], (True, False), strict=True):
+        stage["remat"] = again
+    old = written(json.dumps({**data, "format": 2}))
+    assert [stage.remat for stage in old.stages] == [("full",) * 3, ()]
+    for words in (["full"] * 2, ["full", "none", "ful"]):
+        data["stages"][1]["remat"] = words
+        with refused(autopar.PlanError, "damaged", "stage 1"):
+            written(json.dumps(data))
 
 
 def test_a_plan_for_another_cluster(saved):

@@ -182,6 +182,7 @@ def test_models(capsys):
         (("plan", "convnet", "--microbatches", "2"), "per_microbatch=True"),
         (("plan", "mlp", "--save", "no/such/folder/plan.json"), "there is no folder"),
         (("plan", *PIPELINE[:-1], "1f2b"), "unknown schedule '1f2b': did you mean '1f1b'?"),
+        (("plan", *PIPELINE, "--remat", "atention"), "unknown remat 'atention': did you mean 'attention'"),
         (("plan", "mlp", "--microbatches", "2", "--stages", "3"), "3 equal stages do not divide the 8 devices"),
         (("train", "mlp", "--runtime", "rey", "--steps", "1"), "did you mean 'ray'?"),
         (("show", "nowhere.json"), "nowhere.json"),

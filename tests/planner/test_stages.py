@@ -79,12 +79,12 @@ def test_a_price_on_memory_trades_time_for_bytes():
     recipe = get("mlp", batch_size=64)
     step = trace(recipe.step, recipe.abstract(), donate_argnums=0).step
     cluster, options = Cluster.parse("h100:4"), Options(mesh=(4,), mip_gap=0.0)
-    plans = plan_at_prices(step, cluster, options, (0.0, 1e-3, 1.0, 1e3))
+    plans = [found.facts for found in plan_at_prices(step, cluster, options, (0.0, 1e-3, 1.0, 1e3))]
     assert plans[0].step_s == pytest.approx(plan_step(step, cluster, options).step_s, rel=1e-9)
     seconds, held = [p.step_s for p in plans], [p.peak_bytes for p in plans]
     assert seconds == sorted(seconds) and seconds[-1] > seconds[0]
     assert held == sorted(held, reverse=True) and held[-1] < held[0]
-    again = plan_at_prices(step, cluster, options, (1e3,))[0]
+    again = plan_at_prices(step, cluster, options, (1e3,))[0].facts
     assert again.step_s == pytest.approx(seconds[-1], rel=1e-9)  # whatever was solved before
 
 
@@ -101,4 +101,4 @@ def test_gathered_parameters_count_while_the_loop_reads_them():
     step, _ = unit.stage([0, unit.units[1].begin], 1)
     cluster = Cluster.uniform(4, 1e12, 1e11, 1e-6, 1e9)
     free, lean = plan_at_prices(step, cluster, Options(mesh=(4,)), (0.0, 1e4))
-    assert lean.peak_bytes < free.peak_bytes
+    assert lean.facts.peak_bytes < free.facts.peak_bytes

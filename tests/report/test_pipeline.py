@@ -72,9 +72,10 @@ def test_unlike_devices_do_not_widen_the_page(width):
 
 def test_stages_that_compute_again_say_so():
     plan = pipeline()
-    assert "computes again" not in plan_text(plan)
-    stages = (dataclasses.replace(plan.stages[0], remat=True), plan.stages[1])
-    assert "computes again" in plan_text(dataclasses.replace(plan, stages=stages))
+    assert "remat" not in plan_text(plan)
+    stages = (dataclasses.replace(plan.stages[0], remat=("full", "attention", "none")), plan.stages[1])
+    text = plan_text(dataclasses.replace(plan, stages=stages), 120)
+    assert "full in 1 of 3 units, attention only in 1" in text
 
 
 def test_every_task_is_drawn_once_in_order():

@@ -2,23 +2,24 @@
 
 A stage is planned as a step of its own, so its memory is that of one micro-batch at a time. Under a schedule it holds
 several: for each further one, what the forward pass keeps for the backward pass (*residuals*). With rematerialisation
-it keeps only what passes between units, and the backward pass computes the rest again, for one micro-batch at a time.
+units keep less, and the backward pass computes the rest again, for one micro-batch at a time: that one's residuals are
+all there while it runs, so its peak is the same.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from autopar.ir import Op, Step, item_bytes
-from autopar.partition import StageSection
+from autopar.ir import NONE, REMATS, Op, Step, item_bytes
+from autopar.partition import Recomputable, StageSection
 from autopar.plan import PlanFacts
 from autopar.planner.stages.cost import StageCost
+from autopar.planner.stages.keeping import Keeping, keeping
+from autopar.planner.stages.remat import Menu, Rungs, least_again
 from autopar.sharding.layout import Layout, local_size
-from autopar.sharding.strategy import named
 
 _STATIC = ("parameter", "optimizer", "state", "constant")
 
@@ -33,13 +34,17 @@ class Estimate:
       weight_s: the part of ``backward_s`` that no other stage waits for.
       once_s: seconds once per step.
       static_bytes: on one device, what is held over the whole loop: the state, what is prepared of it, and the sums.
-      residual_bytes: what one micro-batch keeps on one device.
-      joint_bytes: the part of it that comes in or passes between units.
+      residual_bytes: what the backward pass of one micro-batch reads of its forward pass, on one device.
       peak_bytes: on one device, with one micro-batch at a time.
       sends_bytes: what leaves for later stages, for one micro-batch, over all devices.
       returns_bytes: what leaves for earlier stages, likewise.
       waiting_bytes: the part of ``peak_bytes`` that is the step's batch, waiting on one device for its turn.
-      remat: whether the forward pass is computed again in the backward pass.
+      kept_bytes: what a micro-batch keeps on one device while others are computed: ``residual_bytes``, or less if some
+        of it is computed again.
+      remat: how each unit is treated.
+      again_s: the part of ``backward_s`` that is spent on computing again, with what is communicated for it.
+      menus: what else may be done with each unit.
+      keeping: who reads what, which says what any mix keeps; None if only its units were planned, one by one.
     """
 
     plan: PlanFacts
@@ -49,26 +54,73 @@ class Estimate:
     once_s: float
     static_bytes: int
     residual_bytes: int
-    joint_bytes: int
     peak_bytes: int
     sends_bytes: int
     returns_bytes: int
     waiting_bytes: int
-    remat: bool = False
+    kept_bytes: int
+    remat: tuple[str, ...]
+    again_s: float
+    menus: tuple[Menu, ...] = field(repr=False)
+    keeping: Keeping | None = field(repr=False)
 
-    def rematerialised(self) -> Estimate:
-        """The same, with the forward pass computed again in the backward pass."""
-        return replace(self, remat=True, backward_s=self.backward_s + self.forward_s)
+    def rematerialised(self, remat: Sequence[str]) -> Estimate:
+        """The same, with each unit treated so; nothing may be computed again yet."""
+        if self.keeping is not None:
+            kept, again_s = self.keeping.held(remat)
+        else:
+            chosen = [a for menu, word in zip(self.menus, remat, strict=True) for a in menu if a.remat == word]
+            kept = self.residual_bytes - sum(a.freed_bytes for a in chosen)
+            again_s = sum(a.again_s for a in chosen)
+        backward_s = self.backward_s + again_s
+        return replace(self, remat=tuple(remat), kept_bytes=kept, backward_s=backward_s, again_s=again_s)
+
+    def always(self, remat: str) -> Estimate:
+        """The same, with all units treated so and no other choice."""
+        return replace(self.rematerialised([remat] * len(self.remat)), menus=((),) * len(self.remat))
+
+    def fitted(self, in_flight: int, memory_bytes: float) -> Estimate | None:
+        """The same with as little recomputation as fits, if it can fit.
+
+        Args:
+          in_flight: micro-batches that it holds at a time.
+          memory_bytes: of one device.
+        """
+        if self.peak_with(in_flight) <= memory_bytes:
+            return self
+        if in_flight == 1 or not any(self.menus):
+            return None
+        mixes = [(word,) * len(self.remat) for word in REMATS[1:]]
+        best = least_again(self.menus, self.kept_bytes - (memory_bytes - self.peak_bytes) / (in_flight - 1))
+        tried = [self._relaxed(mix, in_flight, memory_bytes) for mix in ([best] if best is not None else []) + mixes]
+        return min((e for e in tried if e is not None), key=lambda e: e.backward_s, default=None)
+
+    def _relaxed(self, remat: Sequence[str], in_flight: int, memory_bytes: float) -> Estimate | None:
+        """With a mix, or as much less recomputation as still fits: together units may free more than one by one."""
+        found = self.rematerialised(remat)
+        if found.peak_with(in_flight) > memory_bytes:
+            return None
+        while self.keeping is not None:
+            less = [
+                self.rematerialised((*found.remat[:u], word, *found.remat[u + 1 :]))
+                for u, treated in enumerate(found.remat)
+                for word in REMATS[: REMATS.index(treated)]
+            ]
+            fitting = [e for e in less if e.peak_with(in_flight) <= memory_bytes and e.backward_s < found.backward_s]
+            if not fitting:
+                break
+            found = min(fitting, key=lambda e: e.backward_s)
+        return found
+
+    @property
+    def leanest_bytes(self) -> int:
+        """The least that a micro-batch can keep."""
+        return self.kept_bytes - sum(max((a.freed_bytes for a in menu), default=0) for menu in self.menus)
 
     @property
     def held_bytes(self) -> int:
         """What is held between the passes of one micro-batch."""
         return self.static_bytes + self.residual_bytes
-
-    @property
-    def kept_bytes(self) -> int:
-        """What a micro-batch keeps on one device while others are computed."""
-        return self.joint_bytes if self.remat else self.residual_bytes
 
     @property
     def microbatch_s(self) -> float:
@@ -85,8 +137,19 @@ class Estimate:
         return self.peak_bytes + (in_flight - 1) * self.kept_bytes
 
 
-def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int, joints: frozenset[int]) -> Estimate:
-    """Read off a stage's plan what it costs; ``joints`` are the ops whose results pass between units."""
+def estimate(
+    step: Step,
+    info: StageSection,
+    plan: PlanFacts,
+    microbatches: int,
+    op_s: Mapping[int, float],
+    recomputable: Recomputable,
+    units: tuple[int, int],
+) -> Estimate:
+    """Read off a stage's plan what it costs; for the arguments see :func:`autopar.planner.stages.keeping.keeping`."""
+    keeps = keeping(step, info, plan, microbatches, op_s, recomputable, units)
+    remat = (NONE,) * keeps.units
+    residual, _ = keeps.held(remat)
     backward_s = plan.phase_s["backward"] / microbatches
     waiting = _waiting_bytes(step, info, plan, microbatches)
     work = {op.id: _work(op) for op in info.section.loop if op.id in info.backward}
@@ -101,10 +164,15 @@ def estimate(step: Step, info: StageSection, plan: PlanFacts, microbatches: int,
         + _sums_bytes(step, info, plan)
         + _prepared_bytes(step, plan)
         + waiting,
-        *_residual_bytes(step, info, plan, joints),
+        residual,
         plan.peak_bytes + waiting,
         *_sent_bytes(step, info),
         waiting,
+        residual,
+        remat,
+        0.0,
+        keeps.menus(),
+        keeps,
     )
 
 
@@ -119,10 +187,10 @@ def _waiting_bytes(step: Step, info: StageSection, plan: PlanFacts, microbatches
     return one * (microbatches - 1)
 
 
-def together(units: Sequence[Estimate], *, remat: bool) -> Estimate:
+def together(units: Sequence[Estimate]) -> Estimate:
     """A stage of several units, as far as they tell: times and state add up, passing memory is the largest."""
     static, residual = sum(e.static_bytes for e in units), sum(e.residual_bytes for e in units)
-    added = Estimate(
+    return Estimate(
         units[0].plan,
         sum(e.forward_s for e in units),
         sum(e.backward_s for e in units),
@@ -130,71 +198,79 @@ def together(units: Sequence[Estimate], *, remat: bool) -> Estimate:
         sum(e.once_s for e in units),
         static,
         residual,
-        sum(e.joint_bytes for e in units),
         static + residual + max(e.passing_bytes for e in units),
         units[-1].sends_bytes,
         units[0].returns_bytes,
         sum(e.waiting_bytes for e in units),
+        sum(e.kept_bytes for e in units),
+        tuple(itertools.chain.from_iterable(e.remat for e in units)),
+        sum(e.again_s for e in units),
+        tuple(itertools.chain.from_iterable(e.menus for e in units)),
+        None,
     )
-    return added.rematerialised() if remat else added
 
 
 @dataclass(frozen=True)
 class Sums:
     """Running sums over a chain of units, each planned alone on one shape of submesh.
 
+    Lists, as their numbers are read one by one.
+
     Attributes:
       missing: how many of the first units have no plan.
-      forward_s, microbatch_s, once_s, static_bytes, residual_bytes, joint_bytes: of the first units together.
+      microbatch_s, once_s, peak_bytes, kept_bytes: of the first units together, the peak but for what is passing.
       passing_bytes: of units ``i .. j - 1``, the largest: row ``i``, column ``j``.
+      rungs: what they may compute again.
     """
 
-    missing: np.ndarray
-    forward_s: np.ndarray
-    microbatch_s: np.ndarray
-    once_s: np.ndarray
-    static_bytes: np.ndarray
-    residual_bytes: np.ndarray
-    joint_bytes: np.ndarray
-    passing_bytes: np.ndarray
+    missing: list[float]
+    microbatch_s: list[float]
+    once_s: list[float]
+    peak_bytes: list[float]
+    kept_bytes: list[float]
+    passing_bytes: list[list[float]]
+    rungs: Rungs
 
     @classmethod
     def of(cls, units: Sequence[Estimate | None]) -> Sums:
         """The sums over ``units``; None is a unit that does not fit."""
 
-        def running(number: Callable[[Estimate], float]) -> np.ndarray:
-            return np.concatenate([[0.0], np.cumsum([0.0 if e is None else number(e) for e in units])])
+        def running(number: Callable[[Estimate], float]) -> list[float]:
+            return list(itertools.accumulate((0.0 if e is None else number(e) for e in units), initial=0.0))
 
-        passing = np.array([0.0 if e is None else e.passing_bytes for e in units])
-        largest = np.zeros((len(units), len(units) + 1))
-        for i in range(len(units)):
-            largest[i, i + 1 :] = np.maximum.accumulate(passing[i:])
+        passing = [0.0 if e is None else float(e.passing_bytes) for e in units]
         return cls(
-            np.concatenate([[0], np.cumsum([e is None for e in units])]),
-            running(lambda e: e.forward_s),
+            list(itertools.accumulate((float(e is None) for e in units), initial=0.0)),
             running(lambda e: e.microbatch_s),
             running(lambda e: e.once_s),
-            running(lambda e: e.static_bytes),
-            running(lambda e: e.residual_bytes),
-            running(lambda e: e.joint_bytes),
-            largest,
+            running(lambda e: e.held_bytes),
+            running(lambda e: e.kept_bytes),
+            [[0.0] * (i + 1) + list(itertools.accumulate(passing[i:], max)) for i in range(len(units))],
+            Rungs.of([() if e is None else e.menus[0] for e in units]),
         )
 
-    def peak_bytes(self, first: int, stop: int, in_flight: int, *, remat: bool) -> float:
-        """Bytes on one device that holds ``in_flight`` micro-batches; infinite where a unit has no plan."""
+    def again_s(self, first: int, stop: int, in_flight: int, memory_bytes: float) -> float:
+        """Seconds of recomputation per micro-batch with which a stage fits; infinite if it does not.
+
+        Args:
+          first, stop: its units, ``stop`` excluded.
+          in_flight: micro-batches that it holds at a time.
+          memory_bytes: of one device.
+        """
         if self.missing[stop] > self.missing[first]:
             return math.inf
-        residual = self.residual_bytes[stop] - self.residual_bytes[first]
-        kept = self.joint_bytes[stop] - self.joint_bytes[first] if remat else residual
-        static = self.static_bytes[stop] - self.static_bytes[first]
-        return float(static + residual + (in_flight - 1) * kept + self.passing_bytes[first, stop])
+        room = memory_bytes - self.peak_bytes[stop] + self.peak_bytes[first] - self.passing_bytes[first][stop]
+        kept = self.kept_bytes[stop] - self.kept_bytes[first]
+        if room >= (in_flight - 1) * kept:
+            return 0.0
+        if room < 0 or in_flight == 1:
+            return math.inf
+        return self.rungs.least_s(first, stop, kept - room / (in_flight - 1))
 
-    def cost(self, first: int, stop: int, *, remat: bool) -> StageCost:
-        """What the partition search minimises."""
-        microbatch_s = self.microbatch_s[stop] - self.microbatch_s[first]
-        if remat:
-            microbatch_s += self.forward_s[stop] - self.forward_s[first]
-        return StageCost(float(max(microbatch_s, 0.0)), float(max(self.once_s[stop] - self.once_s[first], 0.0)))
+    def cost(self, first: int, stop: int, again_s: float) -> StageCost:
+        """What the partition search minimises, with so much recomputation per micro-batch."""
+        microbatch_s = self.microbatch_s[stop] - self.microbatch_s[first] + again_s
+        return StageCost(max(microbatch_s, 0.0), max(self.once_s[stop] - self.once_s[first], 0.0))
 
 
 def _work(op: Op) -> float:
@@ -233,42 +309,6 @@ def _prepared_bytes(step: Step, plan: PlanFacts) -> int:
             value = step.graph.values[v]
             made[v, layout] = local_size(value.shape, layout, plan.mesh_shape) * item_bytes(value.dtype)
     return sum(made.values())
-
-
-def _residual_bytes(step: Step, info: StageSection, plan: PlanFacts, joints: frozenset[int]) -> tuple[int, int]:
-    """Bytes on one device of what the forward pass makes, or receives, and the backward pass reads.
-
-    Of all, and of what is kept if the rest is computed again: what came in, and what passes between units.
-    """
-    loop = _loop(step)
-    assert loop.loop is not None
-    (body,) = loop.regions
-    received = set(step.graph.inputs[len(info.section.whole) :])
-    entering = [inner for v, inner in zip(loop.operands, body.inputs, strict=True) if v in received]
-    layouts: dict[int, Layout] = {v: plan.layouts[v] for v in entering}
-    kept: set[int] = set()
-    passing = set(entering)
-    needed: set[int] = set()  # by the forward pass
-    for op in body.ops:
-        mark = int(op.where.mark) if op.where.mark else -1
-        if mark in info.backward:
-            kept.update(v for v in op.operands if v in layouts)
-            continue
-        needed.update(op.operands)
-        if op.loop is not None:
-            layouts.update((v, plan.layouts[v]) for v in op.results)
-        else:
-            strategy = named(op.rule, plan.mesh_shape, plan.ops[op.id])
-            assert strategy is not None
-            layouts.update(zip(op.results, strategy.results, strict=True))
-        if mark in joints:
-            passing.update(op.results)
-    values = step.graph.values
-
-    def bytes_of(ids: set[int]) -> int:
-        return sum(local_size(values[v].shape, layouts[v], plan.mesh_shape) * item_bytes(values[v].dtype) for v in ids)
-
-    return bytes_of(kept), bytes_of(passing & (kept | needed))
 
 
 def _sent_bytes(step: Step, info: StageSection) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from autopar.ir import Step
-from autopar.partition import StageSection, Staging, Unit
+from autopar.partition import Recomputable, StageSection, Staging, Unit
 
 
 class StagedProblem(Protocol):
@@ -20,8 +20,8 @@ class StagedProblem(Protocol):
         """The user's step."""
 
     @property
-    def joints(self) -> frozenset[int]:
-        """Ids of the forward ops whose results pass between units."""
+    def recomputable(self) -> Recomputable:
+        """Which ops of each unit may run again in the backward pass."""
 
     def staging(self, begins: tuple[int, ...]) -> Staging:
         """The step cut where its stages begin, as positions among the forward ops."""

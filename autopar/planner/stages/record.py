@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autopar.ir import NONE
 from autopar.mesh import Cluster, Submesh
 from autopar.plan import Certificate, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.planner.options import Options
@@ -80,8 +81,8 @@ def write_stages(
         stages.append(
             StageFacts(
                 e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
-                e.weight_s, e.once_s, held[s], e.kept_bytes, e.sends_bytes, e.returns_bytes, e.remat,
-                e.waiting_bytes,
+                e.weight_s, e.once_s, held[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
+                e.remat if any(word != NONE for word in e.remat) else (), e.waiting_bytes,
             )
         )  # fmt: skip
     step = problem.step
@@ -89,7 +90,9 @@ def write_stages(
     memory = dict(best.estimates[fullest].plan.memory)
     memory["micro-batches in flight"] = (held[fullest] - 1) * best.estimates[fullest].kept_bytes
     weights = [len(d) for d in best.devices]
-    compute = sum(w * e.plan.compute_s for w, e in zip(weights, best.estimates, strict=True)) / sum(weights)
+    again = [e.again_s * problem.microbatches for e in best.estimates]
+    compute = sum(w * (e.plan.compute_s + s) for w, e, s in zip(weights, best.estimates, again, strict=True))
+    compute /= sum(weights)
     talk = sum(w * e.plan.communication_s for w, e in zip(weights, best.estimates, strict=True)) / sum(weights)
     plans = [e.plan for e in best.estimates]
     phases = ("forward", "backward", "update")

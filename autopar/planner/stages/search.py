@@ -25,7 +25,7 @@ from autopar.mesh import Cluster, Submesh, link_between, place
 from autopar.plan import PlanFacts
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost
-from autopar.planner.stages.estimate import Estimate, together
+from autopar.planner.stages.estimate import Estimate
 from autopar.planner.stages.partition import Finalists, even_partition, even_shapes, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.record import Candidate, write_stages
@@ -190,11 +190,10 @@ class _Search:
             schedule = self._schedule(name, len(cut.spans))
             estimates = []
             for span, held in zip(cut.spans, in_flight_bound(schedule), strict=True):
-                way = self.survey.way(span.first, span.stop, span.shape, held)
-                if way is None:
+                stage = self.survey.rough(span, held)
+                if stage is None:
                     break
-                units = [self.survey.unit(i, span.shape, way.thrift) for i in range(span.first, span.stop)]
-                estimates.append(together([e for e in units if e is not None], remat=way.remat))
+                estimates.append(stage)
             else:
                 found.append(self._simulated(schedule, cut.spans, estimates))
         return [c for c in found if c is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,9 @@ from autopar.ir import Step
 from autopar.mesh import Cluster, Submesh
 from autopar.partition import StageSection
 from autopar.planner.options import Options
-from autopar.planner.search import plan_at_prices
+from autopar.planner.search import PricedPlan, plan_at_prices
 from autopar.planner.stages.cost import Span, StageCost
-from autopar.planner.stages.estimate import Estimate, Sums, estimate
+from autopar.planner.stages.estimate import Estimate, Sums, estimate, together
 from autopar.planner.stages.problem import StagedProblem
 
 _HALVES = 8  # so many devices are tried as two halves, too
@@ -33,10 +34,15 @@ _UNIT_GAP = 0.05  # of a unit alone: what its neighbours make of it differs by m
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a stage is computed: how dear memory was when its units were planned, and whether with rematerialisation."""
+    """How a stage is computed.
+
+    Attributes:
+      thrift: how dear memory was when its units were planned.
+      again_s: seconds of recomputation in each micro-batch.
+    """
 
     thrift: int
-    remat: bool
+    again_s: float
 
 
 class Survey:
@@ -62,8 +68,6 @@ class Survey:
         budgets = (options.memory_bytes or cluster.island(shape).device.memory_bytes for shape in shapes)
         self.memory_bytes = tuple(budget / options.stages_per_worker for budget in budgets)
         self.asked = self.solved = 0
-        remats = {"none": (False,), "full": (True,), "auto": (False, True)}[options.remat]
-        self._ways = tuple(Way(thrift, remat) for remat in remats for thrift in range(len(_THRIFT)))
         self._lock = threading.Lock()
         self._alone: dict[int, tuple[Step, StageSection]] = {}
         self._units: dict[tuple[str, int, int], Estimate | None] = {}  # kind, shape, thrift
@@ -117,7 +121,8 @@ class Survey:
             self.options, mip_gap=_UNIT_GAP, time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0
         )
         meshes = likely_meshes(self.shapes[shape])
-        return self._cheapest(*self._unit_alone(index), self.shapes[shape], options, meshes, thrifts)
+        units = (index, index + 1)
+        return self._cheapest(*self._unit_alone(index), units, self.shapes[shape], options, meshes, thrifts)
 
     def _unit_alone(self, index: int) -> tuple[Step, StageSection]:
         """A unit as a stage of its own, between one before and one after."""
@@ -144,8 +149,7 @@ class Survey:
     def _crowded(self, shape: int, thrift: int) -> bool:
         """Whether units so planned may not fit, as if all were spread evenly over submeshes of one shape."""
         units, stages = self._every(shape, thrift), self._stages_of(shape)
-        remat = any(way.remat for way in self._ways)
-        kept = sum(e.joint_bytes if remat else e.residual_bytes for e in units) / stages
+        kept = sum(e.leanest_bytes for e in units) / stages
         held = sum(e.static_bytes for e in units) / stages + min(stages, self.problem.microbatches) * kept
         held += max((e.passing_bytes + e.residual_bytes for e in units), default=0)
         return held > _EASY[thrift] * self.memory_bytes[shape]
@@ -154,6 +158,7 @@ class Survey:
         self,
         step: Step,
         info: StageSection,
+        units: tuple[int, int],
         shape: Submesh,
         options: Options,
         meshes: Sequence[tuple[int, ...]],
@@ -167,13 +172,18 @@ class Survey:
             self.solved += len(prices)
             with contextlib.suppress(InfeasibleError, SolverError):
                 plans = plan_at_prices(step, part, dataclasses.replace(options, mesh=mesh), prices)
-                for k, facts in enumerate(plans):
-                    found[k].append(estimate(step, info, facts, self.problem.microbatches, self.problem.joints))
+                for k, priced in enumerate(plans):
+                    found[k].append(self._estimate(step, info, units, priced))
 
         def cost(e: Estimate, price: float) -> float:
             return e.plan.step_s + price * e.held_bytes / 2**30
 
         return [min(of, key=lambda e: cost(e, price), default=None) for of, price in zip(found, prices, strict=True)]
+
+    def _estimate(self, step: Step, info: StageSection, units: tuple[int, int], priced: PricedPlan) -> Estimate:
+        about = (self.problem.microbatches, priced.op_s, self.problem.recomputable, units)
+        found = estimate(step, info, priced.facts, *about)
+        return found if self.options.remat == "auto" else found.always(self.options.remat)
 
     # units together
 
@@ -187,18 +197,26 @@ class Survey:
     def stage(self, first: int, stop: int, shape: int, in_flight: int) -> StageCost | None:
         """What units cost together on a submesh, in the fastest way that fits."""
         way = self.way(first, stop, shape, in_flight)
-        return None if way is None else self.table(shape, way.thrift).cost(first, stop, remat=way.remat)
+        return None if way is None else self.table(shape, way.thrift).cost(first, stop, way.again_s)
 
     def way(self, first: int, stop: int, shape: int, in_flight: int) -> Way | None:
         """The fastest way of computing units together that fits into memory."""
-        best: tuple[float, Way] | None = None
-        for way in self._ways:
-            table = self.table(shape, way.thrift)
-            if table.peak_bytes(first, stop, in_flight, remat=way.remat) <= self.memory_bytes[shape]:
-                seconds = table.cost(first, stop, remat=way.remat).microbatch_s
-                if best is None or seconds < best[0]:
-                    best = (seconds, way)
-        return None if best is None else best[1]
+        best, found = math.inf, None
+        for thrift in range(len(_THRIFT)):
+            table = self.table(shape, thrift)
+            again_s = table.again_s(first, stop, in_flight, self.memory_bytes[shape])
+            seconds = table.microbatch_s[stop] - table.microbatch_s[first] + again_s
+            if seconds < best:
+                best, found = seconds, Way(thrift, again_s)
+        return found
+
+    def rough(self, span: Span, in_flight: int) -> Estimate | None:
+        """The fastest stage that fits, as far as its units tell."""
+        way = self.way(span.first, span.stop, span.shape, in_flight)
+        if way is None:
+            return None
+        units = [self.unit(i, span.shape, way.thrift) for i in range(span.first, span.stop)]
+        return together([e for e in units if e is not None]).fitted(in_flight, self.memory_bytes[span.shape])
 
     # whole stages
 
@@ -213,14 +231,13 @@ class Survey:
           span: its units and shape.
           in_flight: most micro-batches that it holds.
         """
-        way = self.way(span.first, span.stop, span.shape, in_flight) or self._ways[-1]
-        remats = sorted({w.remat for w in self._ways if w.remat >= way.remat})
+        way = self.way(span.first, span.stop, span.shape, in_flight) or Way(len(_THRIFT) - 1, math.inf)
         fitting: list[Estimate] = []
         for thrift in range(way.thrift, len(_THRIFT)):
             planned = self._planned_stage(begins, index, span, thrift)
-            tried = [planned.rematerialised() if r else planned for r in remats] if planned is not None else []
-            fitting += [e for e in tried if e.peak_with(in_flight) <= self.memory_bytes[span.shape]]
-            if fitting and fitting[0].remat == way.remat:
+            fitted = planned.fitted(in_flight, self.memory_bytes[span.shape]) if planned is not None else None
+            fitting += [fitted] if fitted is not None else []
+            if fitted is not None and (way.again_s or fitted is planned):
                 break  # leaner plans are slower
         return min(fitting, key=lambda e: e.microbatch_s, default=None)
 
@@ -233,7 +250,8 @@ class Survey:
             meshes = dict.fromkeys(e.plan.mesh_shape for e in units if e is not None)
             step, info = self.problem.stage(begins, index)
             shape = self.shapes[span.shape]
-            (self._stages[key],) = self._cheapest(step, info, shape, self.options, tuple(meshes), (thrift,))
+            where = (span.first, span.stop)
+            (self._stages[key],) = self._cheapest(step, info, where, shape, self.options, tuple(meshes), (thrift,))
         return self._stages[key]
 
 

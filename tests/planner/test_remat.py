@@ -1,0 +1,122 @@
+"""Recomputation per unit: as little as fits, against trying every mix."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopar import Cluster, Options
+from autopar.ir import ATTENTION, FULL, NONE, REMATS
+from autopar.lower import StagedStep
+from autopar.models import get
+from autopar.planner import plan_stages
+from autopar.planner.stages.cost import Span
+from autopar.planner.stages.remat import Again, Rungs, least_again
+from autopar.planner.stages.survey import Survey
+from autopar.trace import trace
+
+SLOW = Cluster.uniform(2, 1e9, 1e10, 1e-7, 1e10)
+
+
+def ways(words):
+    numbers = st.tuples(st.integers(1, 12), st.integers(0, 12))
+    return st.tuples(*(st.none() | numbers.map(lambda n, w=w: Again(w, n[0], float(n[1]))) for w in words))
+
+
+menus = ways(REMATS[1:]).map(lambda found: tuple(a for a in found if a is not None))
+chains = st.lists(menus, min_size=1, max_size=5)
+
+
+def cheapest(chain, need):
+    """Seconds of the cheapest of all mixes that free enough; infinite if none does."""
+    mixes = itertools.product(*([Again(NONE, 0, 0.0), *menu] for menu in chain))
+    fitting = [mix for mix in mixes if sum(a.freed_bytes for a in mix) >= need]
+    return min((sum(a.again_s for a in mix) for mix in fitting), default=math.inf)
+
+
+@given(chains, st.integers(-1, 60))
+def test_no_mix_that_fits_is_cheaper(chain, need):
+    found = least_again(chain, need)
+    if found is None:
+        assert cheapest(chain, need) == math.inf
+        return
+    mix = [a for menu, word in zip(chain, found, strict=True) for a in menu if a.remat == word]
+    assert len(mix) == sum(word != NONE for word in found)
+    assert sum(a.freed_bytes for a in mix) >= need
+    assert sum(a.again_s for a in mix) == cheapest(chain, need)
+
+
+@given(chains, st.integers(1, 60), st.data())
+def test_a_look_up_is_at_most_one_step_dearer_than_the_cheapest_mix(chain, need, data):
+    rungs = Rungs.of(chain)
+    first = data.draw(st.integers(0, len(chain) - 1))
+    stop = data.draw(st.integers(first + 1, len(chain)))
+    least = cheapest(chain[first:stop], need)
+    found = rungs.least_s(first, stop, need)
+    assert math.isinf(found) == math.isinf(least)
+    if math.isfinite(least):
+        assert least - 1e-9 <= found <= least + max(rungs.step_s) + 1e-9
+
+
+@pytest.fixture(scope="module")
+def staged():
+    recipe = get("gpt", layers=2, hidden=32, heads=4, sequence=64, vocab=64, batch_size=8, dropout=0.0)
+    return StagedStep(trace(recipe.step, recipe.abstract(), donate_argnums=0), 4)
+
+
+@pytest.fixture(scope="module")
+def whole(staged):
+    """The step as one stage, planned as a whole, nothing computed again."""
+    survey = Survey(staged, SLOW, Options(microbatches=4), SLOW.submeshes(powers=True))
+    return survey.whole([0], 0, Span(0, len(staged.units), 0), 1)
+
+
+def test_a_planned_stage_computes_again_as_little_as_any_mix_of_its_units(whole):
+    mixes = [whole.rematerialised(mix) for mix in itertools.product(REMATS, repeat=len(whole.remat))]
+    assert whole.remat == (NONE,) * len(whole.remat)
+    leanest = min(e.kept_bytes for e in mixes)
+    for share in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+        memory = whole.peak_bytes + 3 * (leanest + share * (whole.kept_bytes - leanest))
+        found = whole.fitted(4, memory)
+        assert found.peak_with(4) <= memory
+        least = min(e.backward_s for e in mixes if e.peak_with(4) <= memory)
+        assert found.backward_s == pytest.approx(least, rel=1e-9)
+    assert whole.fitted(4, whole.peak_bytes + 3 * leanest - 1) is None
+    assert whole.fitted(1, whole.peak_bytes) is whole
+
+
+def test_units_together_free_at_least_what_they_free_one_by_one(whole):
+    for mix in itertools.product(REMATS, repeat=len(whole.remat)):
+        chosen = [a for menu, word in zip(whole.menus, mix, strict=True) for a in menu if a.remat == word]
+        assert whole.rematerialised(mix).kept_bytes <= whole.kept_bytes - sum(a.freed_bytes for a in chosen)
+
+
+def test_attention_frees_what_grows_with_the_square_of_the_sequence(staged, whole):
+    attending = [u for u, menu in enumerate(whole.menus) if any(a.remat == ATTENTION for a in menu)]
+    assert len(attending) == 2  # layers; embedding, MLPs and loss have none
+    for u in attending:
+        found = {a.remat: a for a in whole.menus[u]}
+        assert found[ATTENTION].freed_bytes >= 0.9 * 2 * 4 * 64 * 64 * 4  # 2 examples, 4 heads, float32
+        if FULL in found:
+            assert found[ATTENTION].again_s < found[FULL].again_s
+    cores = staged.recomputable.cores
+    names = [op.primitive for op in staged.timing.loop if op.id in cores]
+    assert names.count("dot_general") == names.count("exp") == 2
+
+
+def test_memory_that_binds_makes_a_mix_the_best(staged):
+    def planned(remat, memory_bytes=None):
+        options = Options(microbatches=4, stages=2, schedule="gpipe", remat=remat, memory_bytes=memory_bytes)
+        return plan_stages(staged, SLOW, options)
+
+    free, full = planned(NONE), planned(FULL)
+    assert planned("auto").step_s == pytest.approx(free.step_s)
+    assert not any(stage.remat for stage in free.stages)
+    assert {word for stage in full.stages for word in stage.remat} == {FULL}
+    memory = (free.peak_bytes + full.peak_bytes) / 2
+    best = planned("auto", memory)
+    assert best.peak_bytes <= memory < free.peak_bytes
+    assert len({word for stage in best.stages for word in stage.remat}) > 1
+    assert free.step_s < best.step_s < full.step_s
