@@ -6,7 +6,8 @@ A chain of equal layers in 2 stages, 8 equal micro-batches. With a core for each
 
     (the same work on one core) / (2 x 8 / (8 + 1))
 
-and may take 1.10 times that. Processes take turns, one step each per round: the two stages on one core (the local
+and may take 1.10 times that. Processes take turns, each with some steps per round, dispatched one after another as in
+a training loop, which reads its metrics later: the two stages on one core (the local
 runtime, pinned to core 0), on two cores with the local runtime, and on two with Ray, each actor pinned to its core; the
 last two under GPipe's order and under 1F1B. Everywhere XLA computes one operation on one thread. Prints the medians
 over rounds, and of the ratios of a round. The bound is for the faster order: with two stages 1F1B holds two
@@ -32,7 +33,7 @@ import autopar
 
 STAGES, MICROBATCHES = 2, 8
 LAYERS, WIDTH, ROWS = 24, 512, 512  # layers, features, rows of a micro-batch
-ROUNDS = 10
+ROUNDS, STEPS = 10, 3
 LIMIT = 1.10
 MODES = ("one core", "local gpipe", "local 1f1b", "ray gpipe", "ray 1f1b")
 
@@ -58,8 +59,8 @@ def measure(rounds: int) -> int:
         for server in servers.values():
             _answer(server)  # ready
         for _ in range(2):
-            {mode: _step(server) for mode, server in servers.items()}
-        found = [{mode: _step(server) for mode, server in servers.items()} for _ in range(rounds)]
+            {mode: _step_s(server) for mode, server in servers.items()}
+        found = [{mode: _step_s(server) for mode, server in servers.items()} for _ in range(rounds)]
     finally:
         for server in servers.values():
             server.stdin.close()
@@ -77,6 +78,8 @@ def measure(rounds: int) -> int:
 def _started(mode: str, env: dict[str, str]) -> subprocess.Popen:
     """A process that serves one mode, on as many cores as that may have."""
     every = os.sched_getaffinity(0)
+    if mode.startswith("ray"):
+        env = {**env, "NPROC": "1"}  # threads of each actor, which gets one core
     os.sched_setaffinity(0, sorted(every)[: 1 if mode == "one core" else STAGES])  # which a new process inherits
     try:
         command = [sys.executable, __file__, "--serve", mode]
@@ -92,7 +95,7 @@ def _answer(server: subprocess.Popen) -> str:
     return line
 
 
-def _step(server: subprocess.Popen) -> float:
+def _step_s(server: subprocess.Popen) -> float:
     server.stdin.write("step\n")
     server.stdin.flush()
     return float(_answer(server))
@@ -110,17 +113,18 @@ def serve(mode: str) -> int:
     if runtime == "ray":
         pin_actors(sorted(os.sched_getaffinity(0)))
 
-    def step() -> float:
+    def step_s() -> float:
         nonlocal state
         begin = time.perf_counter()
-        state, (_, moved) = executable(state, batch)
+        for _ in range(STEPS):
+            state, (_, moved) = executable(state, batch)
         float(moved)
-        return time.perf_counter() - begin
+        return (time.perf_counter() - begin) / STEPS
 
-    step()
+    step_s()
     os.write(answers, b"ready\n")
     for _ in sys.stdin:
-        os.write(answers, f"{step()}\n".encode())
+        os.write(answers, f"{step_s()}\n".encode())
     executable.close()
     autopar.shutdown()
     return 0

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -159,10 +160,16 @@ class Host:
         return self._request(ticket, run)
 
     def _serve(self, driver: Link) -> None:
-        """Takes steps until the driver is gone. The connection's own thread waits for a step's results."""
-        with contextlib.suppress(LinkError), contextlib.closing(driver):
+        """Takes steps until the driver is gone. The connection's own thread waits for a step's results.
+
+        The next step's batch is read while a step is being dispatched.
+        """
+        with contextlib.suppress(LinkError), ThreadPoolExecutor(1) as reader, contextlib.closing(driver):
+            coming = reader.submit(driver.receive, 0)
             for number in itertools.count():
-                finish = self._step(pickle.loads(driver.receive(number).data), {})
+                request = coming.result()
+                coming = reader.submit(driver.receive, number + 1)
+                finish = self._step(pickle.loads(request.data), {})
                 driver.send_later(number, functools.partial(_as_parts, finish))
 
     def _step(self, step: Step, stored: Mapping[int, Any]) -> Callable[[], bytes]:
