@@ -17,6 +17,7 @@ from autopar.errors import ClusterError, OptionError, PlanError, nearest
 from autopar.lower import enough_devices
 from autopar.mesh import Cluster
 from autopar.planner import Options
+from autopar.runtime import accelerator
 from autopar.trace import Traced
 
 RUNTIMES = ("local", "ray")
@@ -55,8 +56,8 @@ def compile(
       An :class:`Executable`, or of a plan with stages a :class:`StagedExecutable`: call it like ``fun``.
 
     Raises:
-      ClusterError: the cluster is unknown, larger than the devices present, or not of one type of device with
-        ``runtime="ray"``.
+      ClusterError: the cluster is unknown, larger than the devices present, or for ``runtime="ray"`` of devices that
+        Ray cannot tell apart.
       PlanError: the plan was made for another step, other shapes or another cluster.
       TraceError, InfeasibleError, SolverError: as :func:`autopar.plan`.
     """
@@ -78,7 +79,7 @@ def compile_traced(
     """Plan (if need be) and compile a traced step."""
     target = as_cluster(cluster) if plan is None else Cluster.from_dict(plan.cluster)
     if runtime == "ray":
-        _check_kinds(target)
+        _check_types(target)
     if plan is None:
         if runtime == "local":
             asked = f"cluster {target.name!r} has {target.devices} devices"
@@ -101,17 +102,18 @@ def compile_traced(
     return Executable(traced, plan, backend=options.backend, devices=devices)
 
 
-def _check_kinds(cluster: Cluster) -> None:
-    """Ray gives a stage any hosts with as many devices as it needs, whatever these are.
+def _check_types(cluster: Cluster) -> None:
+    """Ray tells hosts apart by the types of their GPUs.
 
     Raises:
-      ClusterError: the cluster has several types of devices.
+      ClusterError: the cluster has unlike devices that Ray takes for one type.
     """
     kinds = dict.fromkeys(island.device.name for island in cluster.islands)
-    if len(kinds) > 1:
+    if len({accelerator(kind) for kind in kinds}) < len(kinds):
         raise ClusterError(
-            f"runtime='ray' gives each stage any hosts with enough devices, and cluster {cluster.name!r} has several "
-            f"types: {', '.join(kinds)}. Use runtime='local', whose device ids say which is which, or one type."
+            f"cluster {cluster.name!r} has devices {', '.join(kinds)}, and to Ray some of them are of one type, so "
+            "runtime='ray' could not tell which hosts are meant. Join devices of different types, or use "
+            "runtime='local', whose device ids say which is which."
         )
 
 

@@ -32,6 +32,7 @@ from autopar.runtime import (
     Run,
     Runtime,
     Span,
+    accelerator,
     instructions,
     peak_bytes,
     ray_runtime,
@@ -82,6 +83,7 @@ class StagedExecutable:
                 [p.functions for p in built.programs],
                 hosts=_hosts(plan),
                 platform=_platform(plan),
+                accelerators=_accelerators(plan),
             )
         else:
             count = max(stage.devices[1] for stage in plan.stages)
@@ -233,6 +235,15 @@ def _hosts(plan: Plan) -> list[int]:
     workers = dict.fromkeys(stage.devices for stage in plan.stages)
     sizes = {start: cluster.islands[cluster.island_at(start)].levels[0].size for start, _ in workers}
     return [-(-(stop - start) // sizes[start]) for start, stop in workers]
+
+
+def _accelerators(plan: Plan) -> list[str] | None:
+    """For each worker, the type of its hosts; None where all are of one."""
+    cluster = Cluster.from_dict(plan.cluster)
+    if len({island.device.name for island in cluster.islands}) == 1:
+        return None
+    workers = dict.fromkeys(stage.devices for stage in plan.stages)
+    return [accelerator(cluster.islands[cluster.island_at(start)].device.name) for start, _ in workers]
 
 
 def _platform(plan: Plan) -> str:

@@ -31,6 +31,15 @@ class Runtime(Protocol):
         """Ends it, and what it started."""
 
 
+def accelerator(device: str) -> str:
+    """What Ray calls the nodes of a device, as their accelerator type: its memory is not part of the name.
+
+    >>> accelerator("v100-16gb"), accelerator("h100")
+    ('V100', 'H100')
+    """
+    return device.upper().split("-")[0]
+
+
 def ray_runtime(pipeline: Pipeline, programs: Sequence[Mapping[str, Callable]], **options: Any) -> Runtime:
     """A :class:`autopar.runtime.ray.RayRuntime`, whose docstring has the options and errors.
 

@@ -55,10 +55,10 @@ def test_unknown_devices():
         asked("cpu:4+gpu:4", microbatches=4, max_stages=2)
 
 
-def test_ray_does_not_know_one_type_from_another():
+def test_ray_does_not_know_one_memory_from_another():
     options = autopar.Options(microbatches=4, max_stages=2)
-    with refused(autopar.ClusterError, "runtime='ray'", "several types: v100-16gb, h100", "runtime='local'"):
-        autopar.compile(step, STATE, X, Y, cluster=MIXED, options=options, runtime="ray")
+    with refused(autopar.ClusterError, "v100-16gb, v100-32gb", "of one type", "runtime='local'"):
+        autopar.compile(step, STATE, X, Y, cluster="v100-16gb:4+v100-32gb:4", options=options, runtime="ray")
 
 
 def test_more_devices_than_present():

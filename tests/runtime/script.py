@@ -10,21 +10,26 @@ from tests.runtime import toys
 
 
 def nodes():
-    """A cluster of three nodes with one CPU each, on loopback."""
+    """A cluster of three nodes with one CPU each, two of them of one type, on loopback."""
     from ray.cluster_utils import Cluster  # noqa: PLC0415  (only here)
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args=_node("V100", include_dashboard=False))
     for _ in range(2):
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(**_node("H100"))
     os.environ["RAY_ADDRESS"] = cluster.address
     return cluster
+
+
+def _node(accelerator, **settings):
+    return {"num_cpus": 1, "resources": {f"accelerator_type:{accelerator}": 1}, **settings}
 
 
 def main(mode):
     cluster = nodes() if mode == "nodes" else None
     pipeline = toys.chain(toys.schedule(2, 2), devices=2)
     arguments = toys.arguments(pipeline)
-    runtime = ray_runtime(pipeline, toys.jitted(pipeline), hosts=[1, 2])
+    accelerators = None if cluster is None else ["V100", "H100"]
+    runtime = ray_runtime(pipeline, toys.jitted(pipeline), hosts=[1, 2], accelerators=accelerators)
     runtime.load_state(arguments)
     _, (*_, expected) = toys.plain_steps(arguments, 3)
     for _ in range(3):
@@ -37,7 +42,9 @@ def main(mode):
         import ray  # noqa: PLC0415
 
         held = {node["NodeID"]: node["Resources"].get("CPU") for node in ray.nodes()}
-        assert len(held) == 3 and ray.available_resources().get("CPU", 0) == 0
+        free = ray.available_resources()
+        assert len(held) == 3 and free.get("CPU", 0) == 0
+        assert free["accelerator_type:V100"] == 0.999 and free["accelerator_type:H100"] == 1.998
         runtime.close()
         assert ray.is_initialized()  # it was joined, not started
         ray.shutdown()

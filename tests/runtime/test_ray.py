@@ -207,6 +207,12 @@ def test_a_cluster_that_is_too_small_is_refused_at_once():
     assert time.monotonic() - start < 20  # nearly all of it is jax.export
 
 
+def test_a_type_of_hosts_that_ray_has_not_is_refused():
+    pipeline = toys.chain(toys.schedule(2, 2))
+    with pytest.raises(ClusterError, match=r"2 actors with 2 CPU \(H100 and V100\) in all, and .* have 12 CPU\."):
+        ray_runtime(pipeline, toys.jitted(pipeline), accelerators=["V100", "H100"])
+
+
 def test_options_are_checked():
     pipeline = toys.chain(toys.schedule(2, 2))
     with pytest.raises(OptionError, match="Known: auto, object_store, socket"):

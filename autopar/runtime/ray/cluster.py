@@ -22,6 +22,7 @@ from autopar.errors import ClusterError
 
 _GRANT_S = 15.0
 _END_S = 5.0
+_TYPE = "accelerator_type:"  # of a node that Ray knows the GPUs of; one in all, so hosts ask for little of it
 
 
 def start(cpus: int) -> bool:
@@ -70,14 +71,29 @@ def _loopback() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def bundle(devices: int, platform: str, accelerator: str | None = None) -> dict[str, float]:
+    """What one host of a worker takes of a node.
+
+    Args:
+      devices: of the host.
+      platform: ``cpu``, or ``cuda`` with a GPU per device.
+      accelerator: Ray's name of the GPUs that they must be; None if any will do.
+
+    >>> bundle(8, "cuda", "V100")
+    {'CPU': 1, 'GPU': 8, 'accelerator_type:V100': 0.001}
+    """
+    found: dict[str, float] = {"CPU": 1} if platform == "cpu" else {"CPU": 1, "GPU": devices}
+    return found if accelerator is None else {**found, f"{_TYPE}{accelerator}": 0.001}
+
+
 def reserve(bundles: Sequence[Mapping[str, float]]) -> PlacementGroup:
     """One bundle of resources per host.
 
     Raises:
       ClusterError: Ray does not have them, or they are taken.
     """
-    asked = ", ".join(f"{n:g} {name}" for name, n in _total(bundles).items())
-    asked = f"the pipeline needs {len(bundles)} actors with {asked} in all"
+    total = _total(bundles)
+    asked = f"the pipeline needs {len(bundles)} actors with {_words(total)} in all"
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     there = "; ".join(_words(node) for node in nodes)
     if not _fits(bundles, nodes):
@@ -85,7 +101,7 @@ def reserve(bundles: Sequence[Mapping[str, float]]) -> PlacementGroup:
             f"{asked}, and the Ray cluster's nodes have {there}. Plan for a smaller cluster, or add nodes to Ray."
         )
     free = ray.available_resources()
-    if any(free.get(name, 0) < n for name, n in _total(bundles).items()):
+    if any(free.get(name, 0) < n for name, n in total.items()):
         raise ClusterError(
             f"{asked}, and of what the Ray cluster has ({there}) only {_words(free)} are free. End what holds the "
             f"rest, or wait for it."
@@ -200,4 +216,6 @@ def _fits(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, f
 
 
 def _words(resources: Mapping[str, float]) -> str:
-    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU") if name in resources) or "nothing"
+    counts = ", ".join(f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if name in resources)
+    types = " and ".join(sorted(name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE)))
+    return f"{counts or 'nothing'}{f' ({types})' if types else ''}"

@@ -49,6 +49,7 @@ class RayRuntime:
         do), or plain callables, which run as they are.
       hosts: for each worker, the number of actors that its stages span; one each by default.
       platform: what the stages run on: ``cpu``, or ``cuda`` with one GPU per device of a stage.
+      accelerators: for each worker, Ray's name of the GPUs that it must get; any by default.
       transfer: how arrays go between workers: ``socket``, ``object_store``, or ``auto``: sockets where they connect.
       ahead: how many steps may be dispatched before the first of them has its results.
 
@@ -65,6 +66,7 @@ class RayRuntime:
         *,
         hosts: Sequence[int] | None = None,
         platform: str = "cpu",
+        accelerators: Sequence[str] | None = None,
         transfer: str = "auto",
         ahead: int = 2,
     ):
@@ -86,7 +88,8 @@ class RayRuntime:
         self._closed = False
         parcels = pack(pipeline, programs, platform)
         bundles = [
-            {"CPU": 1} if platform == "cpu" else {"CPU": 1, "GPU": self._devices[p.worker]} for p in self._places
+            cluster.bundle(self._devices[p.worker], platform, accelerators[p.worker] if accelerators else None)
+            for p in self._places
         ]
         self._own = cluster.start(len(bundles))
         atexit.register(self.close)
