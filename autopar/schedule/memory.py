@@ -69,21 +69,16 @@ def flights(schedule: Schedule) -> tuple[tuple[Flight, ...], ...]:
     >>> flights(zb_h1(3, 8))[1]
     (Flight(waiting=1, pending=1),)
     """
+    last = max(schedule.kinds, key=list(Kind).index)
     found: list[set[Flight]] = [set() for _ in range(schedule.stages)]
-    splits = Kind.WEIGHT in schedule.kinds
     for tasks in schedule.workers:
-        held = {stage: [0, 0] for stage in range(schedule.stages)}
+        held = dict.fromkeys(range(schedule.stages), Flight(0))
         for task in tasks:
-            waiting, pending = held[task.stage]
-            if task.kind == Kind.FORWARD:
-                held[task.stage] = [waiting + 1, pending]
-            elif task.kind == Kind.BACKWARD:
-                waiting -= 1
-                held[task.stage] = [waiting, pending + splits]
-            else:
-                pending -= 1
-                held[task.stage] = [waiting, pending]
-            found[task.stage].add(Flight(waiting, pending))
+            before, kind = held[task.stage], task.kind
+            beside = Flight(before.waiting - (kind == Kind.BACKWARD), before.pending - (kind == Kind.WEIGHT))
+            found[task.stage].add(beside)
+            waits = kind == Kind.FORWARD and kind != last, kind == Kind.BACKWARD and kind != last
+            held[task.stage] = Flight(beside.waiting + waits[0], beside.pending + waits[1])
     return tuple(tuple(sorted(_most(those), key=lambda f: (f.waiting, f.pending))) for those in found)
 
 
