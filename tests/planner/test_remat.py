@@ -90,9 +90,23 @@ def test_a_planned_stage_computes_again_as_little_as_any_mix_of_its_units(whole)
 
 
 def test_units_together_free_at_least_what_they_free_one_by_one(whole):
+    kept = whole.rematerialised(whole.remat).kept_bytes
     for mix in itertools.product(REMATS, repeat=len(whole.remat)):
         chosen = [a for menu, word in zip(whole.menus, mix, strict=True) for a in menu if a.remat == word]
-        assert whole.rematerialised(mix).kept_bytes <= whole.kept_bytes - sum(a.freed_bytes for a in chosen)
+        assert whole.rematerialised(mix).kept_bytes <= kept - sum(a.freed_bytes for a in chosen)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("remat", REMATS)
+def test_what_the_search_goes_by_is_what_the_programs_do(whole, remat, split):
+    found = whole.rematerialised([remat] * len(whole.remat))
+    settled = found.settled(split_backward=split)
+    assert settled.kept_bytes == pytest.approx(found.kept_bytes, rel=0.02)
+    assert settled.backward_s == pytest.approx(found.backward_s, rel=0.02)
+    assert settled.again_s == pytest.approx(found.again_s, rel=0.02)
+    if split:  # of one stage there is no earlier one to hand gradients to: all is the weight program's
+        assert settled.pending_bytes == pytest.approx(found.pending_bytes, rel=0.02)
+        assert settled.weight_s == pytest.approx(found.weight_s + found.again_s, rel=0.02)
 
 
 def test_attention_frees_what_grows_with_the_square_of_the_sequence(staged, whole):

@@ -72,6 +72,7 @@ class Keeping:
     recomputable: Recomputable = field(repr=False)
     first: int
     stage: PlannedStage = field(repr=False)
+    _programs: dict[tuple[tuple[str, ...], bool], Programs] = field(default_factory=dict, init=False, repr=False)
 
     def held(self, remat: Sequence[str]) -> Held:
         """What a micro-batch keeps, and what runs again for it.
@@ -94,9 +95,12 @@ class Keeping:
         return remat[op.unit] != NONE and self.recomputable.again(op.mark, remat[op.unit])
 
     def programs(self, remat: Sequence[str], *, split_backward: bool) -> Programs:
-        """The same of the programs that will run, exactly."""
-        dropped = self.recomputable.dropped(self.first, remat)
-        return stage_programs(self.stage, dropped, split_backward=split_backward)
+        """The same of the programs that will run, exactly; equal stages of a pipeline ask but once."""
+        key = tuple(remat), split_backward
+        if key not in self._programs:
+            dropped = self.recomputable.dropped(self.first, remat)
+            self._programs[key] = stage_programs(self.stage, dropped, split_backward=split_backward)
+        return self._programs[key]
 
     def menus(self) -> tuple[Menu, ...]:
         """For each unit, what running it again frees and costs if all others keep everything.
