@@ -136,7 +136,7 @@ class StageFacts:
       returns_bytes: what it hands to earlier ones, likewise: their gradients.
       remat: how each of its units is treated, one of :data:`autopar.ir.REMATS`; empty if all keep everything.
       waiting_bytes: of the step's batch on one device, what waits for its turn.
-      again: collectives that the backward pass runs once more, for what it computes again; not those of ``plan``.
+      again: collectives that run once more in the backward pass, for what it computes again; ``plan`` lists the others.
       pending: of the micro-batches in flight, how many wait for their weight program when most is held.
       pending_bytes: what each of these keeps on one device, instead of ``residual_bytes``.
       handed_bytes: gradients that the backward program holds until it ends, for the weight program.

@@ -3,8 +3,8 @@
 A stage is planned as a step of its own, so its memory is that of one micro-batch at a time. Under a schedule it holds
 several: for each further one, what the forward pass keeps for the backward pass (*residuals*). With rematerialisation
 units keep less, and the backward pass computes the rest again, for one micro-batch at a time: that one's residuals are
-all there while it runs, so its peak is the same. Where gradients of parameters have a program of their own, a
-micro-batch that waits for that keeps what it reads: residuals, what was computed again, and gradients.
+taken to be all there while it runs, so its peak is the same. Where gradients of parameters have a program of their own,
+a micro-batch that waits for that keeps what it reads: residuals, what was computed again, and gradients.
 """
 
 from __future__ import annotations

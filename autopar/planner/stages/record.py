@@ -92,6 +92,8 @@ def write_stages(
     fullest = max(range(len(stages)), key=lambda s: best.estimates[s].peak_with(held[s]))
     memory = dict(best.estimates[fullest].plan.memory)
     memory["micro-batches in flight"] = max(map(best.estimates[fullest].besides, held[fullest]))
+    handed = stages[fullest].handed_bytes
+    memory |= {"for weight programs": handed} if handed else {}
     weights = [len(d) for d in best.devices]
     again = [e.again_s * problem.microbatches for e in best.estimates]
     talk_again = [sum(c.seconds for c in e.again) for e in best.estimates]
