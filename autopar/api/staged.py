@@ -125,7 +125,7 @@ class StagedExecutable:
         )
         stages = []
         for s, (stage, found) in enumerate(zip(self.plan.stages, self._compiled, strict=True)):
-            rows = audit_rows(stage.plan.collectives, [(runs[s, name], program) for name, program in found.items()])
+            rows = audit_rows(stage.collectives, [(runs[s, name], program) for name, program in found.items()])
             shared = sum(other.peak_bytes for other in self.plan.stages if other.devices == stage.devices)
             stages.append(StageAudit(rows, shared, peaks[self.pipeline.schedule.worker_of[s]], used[s]))
         return PipelineAudit(tuple(stages))

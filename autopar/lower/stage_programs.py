@@ -13,11 +13,11 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from autopar.lower.evaluate import Decisions, Evaluator, Scope
 from autopar.lower.keys import KEY_IMPLS
 from autopar.lower.localize import Axes
-from autopar.lower.segments import PREPARE, UPDATE, Form, Segment, program_name, take_apart
 from autopar.lower.specs import buffer_spec
 from autopar.partition import StageSection
 from autopar.plan import PlanFacts
 from autopar.schedule import Buffer, Program, Stage
+from autopar.segments import PREPARE, UPDATE, Form, Segment, program_name, take_apart
 from autopar.sharding.layout import SUM
 from autopar.trace import Traced
 
@@ -58,7 +58,7 @@ def stage_programs(
       split_backward: whether the schedule has tasks for the gradients of parameters alone.
       again: ids of ops of the forward pass that run again in the backward pass, where it reads their results.
     """
-    segments = take_apart(written, plan, info, split_backward=split_backward, again=again)
+    segments = take_apart(written.step, plan, info, split_backward=split_backward, again=again)
     writer = _Writer(written, plan, mesh, microbatches, segments.index)
     counters = {k: f"count.{program_name(k)}" for k, s in segments.programs.items() if s.counts}
     buffers = {name: writer.buffer(name, form, scope) for name, (form, scope) in segments.buffers.items()}

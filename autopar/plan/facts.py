@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from autopar.sharding.layout import Layout, Move
 
-FORMAT = 3
+FORMAT = 4
 """Version of the plan file; readers accept this and older ones."""
 
 
@@ -136,6 +136,10 @@ class StageFacts:
       returns_bytes: what it hands to earlier ones, likewise: their gradients.
       remat: how each of its units is treated, one of :data:`autopar.ir.REMATS`; empty if all keep everything.
       waiting_bytes: of the step's batch on one device, what waits for its turn.
+      again: collectives that run once more in the backward pass, for what it computes again; ``plan`` lists the others.
+      pending: of the micro-batches in flight, how many wait for their weight program when most is held.
+      pending_bytes: what each of these keeps on one device, instead of ``residual_bytes``.
+      handed_bytes: gradients that the backward program holds until it ends, for the weight program.
     """
 
     plan: PlanFacts
@@ -152,11 +156,22 @@ class StageFacts:
     returns_bytes: int
     remat: tuple[str, ...] = ()
     waiting_bytes: int = 0
+    again: tuple[CollectiveRecord, ...] = field(default=(), repr=False)
+    pending: int = 0
+    pending_bytes: int = 0
+    handed_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
         """Predicted peak memory of one device: that of the plan, and the further micro-batches."""
-        return self.plan.peak_bytes + self.waiting_bytes + (self.in_flight - 1) * self.residual_bytes
+        once = self.plan.peak_bytes + self.waiting_bytes + self.handed_bytes
+        further = (self.in_flight - 1 - self.pending) * self.residual_bytes + self.pending * self.pending_bytes
+        return once + further
+
+    @property
+    def collectives(self) -> tuple[CollectiveRecord, ...]:
+        """What is communicated inside the stage: by its plan, and once more for what is computed again."""
+        return (*self.plan.collectives, *self.again)
 
 
 @dataclass(frozen=True, slots=True)

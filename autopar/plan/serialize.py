@@ -54,7 +54,8 @@ def _encode(plan: PlanFacts) -> dict[str, Any]:
     data["phase_s"] = dict(plan.phase_s)
     data["other_pipelines"] = [dataclasses.asdict(r) for r in plan.other_pipelines]
     data["stages"] = [
-        {f.name: getattr(stage, f.name) for f in dataclasses.fields(StageFacts)} | {"plan": _encode(stage.plan)}
+        {f.name: getattr(stage, f.name) for f in dataclasses.fields(StageFacts)}
+        | {"plan": _encode(stage.plan), "again": [dataclasses.asdict(c) for c in stage.again]}
         for stage in plan.stages
     ]
     return data
@@ -170,6 +171,10 @@ def _read_arguments(found: Sequence[Mapping[str, Any]]) -> tuple[Argument, ...]:
     return tuple(map(_read_argument, found))
 
 
+def _read_collectives(found: Sequence[Mapping[str, Any]]) -> tuple[CollectiveRecord, ...]:
+    return tuple(CollectiveRecord(**{**c, "axes": tuple(c["axes"])}) for c in found)
+
+
 def _read_steps(found: Mapping[str, Any]) -> dict[int, tuple[tuple[Layout, Move], ...]]:
     return {int(v): tuple(map(_read_step, steps)) for v, steps in found.items()}
 
@@ -180,7 +185,9 @@ def _read_step(words: Sequence[Any]) -> tuple[Layout, Move]:
 
 
 def _read_stage(found: Mapping[str, Any]) -> StageFacts:
-    read: Mapping[str, Callable[[Any], Any]] = {"units": tuple, "devices": tuple, "plan": _decode, "remat": tuple}
+    read: Mapping[str, Callable[[Any], Any]] = {
+        "units": tuple, "devices": tuple, "plan": _decode, "remat": tuple, "again": _read_collectives,
+    }  # fmt: skip
     if isinstance(found.get("remat"), bool):  # files of format 2: all units, or none
         count = found["units"][1] - found["units"][0]
         found = {**found, "remat": [FULL] * count if found["remat"] else []}
@@ -208,7 +215,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "layouts": lambda found: {int(v): lay.parse(x) for v, x in found.items()},
     "moves": _read_steps,
     "remade": _read_steps,
-    "collectives": lambda found: tuple(CollectiveRecord(**{**c, "axes": tuple(c["axes"])}) for c in found),
+    "collectives": _read_collectives,
     "certificate": lambda found: Certificate(**found),
     "runners_up": lambda found: tuple(RunnerUp(**{**r, "mesh": tuple(r["mesh"])}) for r in found),
     "warnings": tuple,

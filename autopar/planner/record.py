@@ -7,7 +7,7 @@ restricted and hand-made choices go through here alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.cost import collective_s
@@ -19,6 +19,50 @@ from autopar.planner.conversion import Arc, Conversions, moved_bytes
 from autopar.planner.memory import Profile, argument_kinds, profile
 from autopar.planner.weigh import Weigher, halo_exchanges
 from autopar.sharding.layout import LOCAL, Collective, Layout, text
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the step where a plan communicates.
+
+    Attributes:
+      kind: XLA's name of the collective.
+      axis: name of the mesh axis that it runs over.
+      bytes: bytes on one device of the larger of operand and result, of one execution.
+      phase: ``forward``, ``backward`` or ``update``.
+      where: scope and user line of the op that needs it.
+      cause: what changes, as in :class:`autopar.plan.CollectiveRecord`.
+      op: id of the op that needs it first, -1 if it is no op.
+      form: of a conversion, the value, the layout that it makes, and whether for late readers alone; None of a halo.
+      times: executions per step.
+      seconds: of all of them together.
+    """
+
+    kind: str
+    axis: str
+    bytes: int
+    phase: str
+    where: str
+    cause: str
+    op: int
+    form: tuple[int, Layout, bool] | None
+    times: float
+    seconds: float
+
+
+def collective_records(sites: Iterable[Site]) -> tuple[CollectiveRecord, ...]:
+    """What is communicated, equal collectives counted together, those that take longest first."""
+    groups: dict[tuple[str, str, int, str, str, str], list[Site]] = {}
+    for site in sites:
+        groups.setdefault((site.kind, site.axis, site.bytes, site.phase, site.where, site.cause), []).append(site)
+    found = [
+        CollectiveRecord(
+            kind, (axis,), nbytes, round(sum(s.times for s in those)), len(those), sum(s.seconds for s in those),
+            phase, where, cause,
+        )
+        for (kind, axis, nbytes, phase, where, cause), those in groups.items()
+    ]  # fmt: skip
+    return tuple(sorted(found, key=lambda c: -c.seconds))
 
 
 @dataclass(frozen=True)
@@ -33,6 +77,7 @@ class Priced:
       collectives: what is communicated.
       memory: the profile of one device.
       phase_s: seconds per step by phase of the work.
+      sites: where each collective stands.
       rent_s: what the memory that is held is worth, if memory has a price.
     """
 
@@ -44,6 +89,7 @@ class Priced:
     collectives: tuple[CollectiveRecord, ...]
     memory: Profile
     phase_s: Mapping[str, float]
+    sites: tuple[Site, ...]
     rent_s: float = 0.0
 
     @property
@@ -103,33 +149,27 @@ def price(
         if arcs:
             moves[v, late] = arcs
             ledger.conversion(v, late, arcs, conversions, needs)
-    collectives = tuple(sorted(ledger.records(), key=lambda c: -c.seconds))
+    collectives = collective_records(ledger.sites)
     communication_s = sum(c.seconds for c in collectives)
     halo_s = sum(c.seconds for c in collectives if c.cause == "halo")
     for c in collectives:
         phase_s[c.phase] += c.seconds if c.cause != "halo" else 0.0
     memory = profile(atoms, operands, made, moves, reordered=conversions.device.name == "cpu")
-    return Priced(tuple(choices), made, moves, work_s - halo_s, communication_s, collectives, memory, phase_s)
+    return Priced(
+        tuple(choices), made, moves, work_s - halo_s, communication_s, collectives, memory, phase_s, tuple(ledger.sites)
+    )
 
 
-def op_seconds(atoms: Atoms, priced: Priced, weigher: Weigher, conversions: Conversions) -> dict[int, float]:
-    """Seconds per step of each op, by its id, with the conversions that were made for it first."""
-    found: dict[int, float] = {}
-    first: dict[tuple[int, bool, Layout], int] = {}
-    for atom in atoms.atoms:
-        if atom.op is None:
-            continue
-        choice = atoms.choices(atom)[priced.choices[atom.index]]
-        found[atom.op.id] = atom.frequency * weigher.seconds(atom)[priced.choices[atom.index]]
-        for v, layout in zip(atom.operands, choice.operands, strict=True):
-            first.setdefault((v, is_late(atom) and (v, True) in priced.moves, layout), atom.op.id)
-    for (v, late), arcs in priced.moves.items():
-        maker = atoms.atoms[atoms.producer[v][0]].op
-        for src, move in arcs:
-            reader = first.get((v, late, move.apply(src)), maker.id if maker is not None else None)
-            if reader is not None:
-                seconds = conversions.seconds(atoms.step.graph.values[v], src, move)
-                found[reader] = found.get(reader, 0.0) + atoms.frequency[v] * seconds
+def work_seconds(atoms: Atoms, priced: Priced, weigher: Weigher) -> dict[int, float]:
+    """Seconds per step of each op, by its id, without what it communicates."""
+    found = {
+        atom.op.id: atom.frequency * weigher.seconds(atom)[priced.choices[atom.index]]
+        for atom in atoms.atoms
+        if atom.op is not None
+    }
+    for site in priced.sites:
+        if site.form is None:
+            found[site.op] -= site.seconds
     return found
 
 
@@ -138,24 +178,25 @@ def _phase(atom: Atom) -> str:
 
 
 class _Ledger:
-    """Collects collectives; equal ones are counted together."""
+    """Collects the places where a plan communicates."""
 
     def __init__(self, atoms: Atoms, mesh: LogicalMesh) -> None:
         self._atoms = atoms
         self._mesh = mesh
-        self._entries: dict[tuple[str, tuple[str, ...], int, str, str, str], list[float]] = {}
+        self.sites: list[Site] = []
 
     def _add(
-        self, kind: Collective, axis: int, nbytes: int, times: float, seconds: float, atom: int, cause: str
-    ) -> None:
+        self, kind: Collective, axis: int, nbytes: int, times: float, seconds: float, atom: int, cause: str,
+        form: tuple[int, Layout, bool] | None = None,
+    ) -> None:  # fmt: skip
         op = self._atoms.atoms[atom].op
         where = op.where if op else None
         place = (where.scope or where.line) if where else self._atoms.atoms[atom].name
-        key = (kind.value, (self._mesh.names[axis],), nbytes, where.phase if where else "update", place, cause)
-        entry = self._entries.setdefault(key, [0.0, 0.0, 0.0])
-        entry[0] += times
-        entry[1] += 1
-        entry[2] += seconds * times
+        phase = where.phase if where else "update"
+        name = self._mesh.names[axis]
+        seconds *= times
+        reader = op.id if op else -1
+        self.sites.append(Site(kind.value, name, nbytes, phase, place, cause, reader, form, times, seconds))
 
     def halo(self, atom_index: int, names: Sequence[str]) -> None:
         atom = self._atoms.atoms[atom_index]
@@ -181,13 +222,8 @@ class _Ledger:
             reader = needs.get((v, late, move.apply(src)), self._atoms.producer[v][0])
             nbytes = moved_bytes(value.shape, value.dtype, src, move, self._atoms.mesh)
             cause = f"{text((move.src,))}->{text((move.dst,))}"
-            self._add(move.kind, move.axis, nbytes, times, conversions.seconds(value, src, move), reader, cause)
-
-    def records(self) -> list[CollectiveRecord]:
-        return [
-            CollectiveRecord(kind, axes, nbytes, round(count), round(sites), seconds, phase, place, cause)
-            for (kind, axes, nbytes, phase, place, cause), (count, sites, seconds) in self._entries.items()
-        ]
+            seconds, form = conversions.seconds(value, src, move), (v, move.apply(src), late)
+            self._add(move.kind, move.axis, nbytes, times, seconds, reader, cause, form)
 
 
 def write_plan(

@@ -18,7 +18,7 @@ from autopar.planner.notices import warnings_of
 from autopar.planner.one_mesh import AT_LEAST, Candidate, MeshProgram, NoRoomError, Prepared, prepare
 from autopar.planner.options import Options
 from autopar.planner.prune import Guide, parents
-from autopar.planner.record import op_seconds, write_plan
+from autopar.planner.record import Site, work_seconds, write_plan
 from autopar.planner.shortage import ShortageError, least_peaks, shortage
 from autopar.units import seconds_text
 
@@ -74,11 +74,13 @@ class PricedPlan:
 
     Attributes:
       facts: the plan.
-      op_s: op id -> seconds per step, with the conversions that were made for it.
+      work_s: op id -> seconds per step, without what it communicates.
+      sites: where it communicates.
     """
 
     facts: PlanFacts
-    op_s: Mapping[int, float] = field(repr=False)
+    work_s: Mapping[int, float] = field(repr=False)
+    sites: tuple[Site, ...] = field(repr=False)
 
 
 def plan_at_prices(step: Step, cluster: Cluster, options: Options, prices: Sequence[float]) -> list[PricedPlan]:
@@ -97,8 +99,8 @@ def plan_at_prices(step: Step, cluster: Cluster, options: Options, prices: Seque
             warnings = warnings_of(found.atoms)
             certificate = found.certificate
             facts = write_plan(found.atoms, found.priced, cluster, mesh, options.strategy, certificate, warnings)
-            op_s = op_seconds(found.atoms, found.priced, program.weigher, program.conversions)
-            plans.append(PricedPlan(facts, op_s))
+            work_s = work_seconds(found.atoms, found.priced, program.weigher)
+            plans.append(PricedPlan(facts, work_s, found.priced.sites))
     return plans
 
 

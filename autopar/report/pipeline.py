@@ -167,9 +167,11 @@ def _communication(plan: PlanFacts) -> Section:
     rows = []
     for s, stage in enumerate(plan.stages):
         several = sum(a.size > 1 for a in stage.plan.mesh) > 1
-        for (phase, kind, why, axes), found in summed(stage.plan.collectives, _cause):
-            seconds = sum(c.seconds for c in found)
-            rows.append((seconds, (str(s), phase, kind, f"{why} over {axes}" if several else why, *amounts(found))))
+        for again, records in ((False, stage.plan.collectives), (True, stage.again)):
+            for (phase, kind, why, axes), found in summed(records, _cause):
+                seconds = sum(c.seconds for c in found)
+                cause = f"{why} over {axes}" if several else why
+                rows.append((seconds, (str(s), "again" if again else phase, kind, cause, *amounts(found))))
     if not rows:
         return Section("Communication inside the stages", (Lines(("none",)),))
     rows.sort(key=lambda row: -row[0])

@@ -2,7 +2,7 @@
 
 from autopar.schedule.check import check_schedule
 from autopar.schedule.execution import Work, executed, needs
-from autopar.schedule.memory import MOST_IN_FLIGHT, in_flight, in_flight_bound
+from autopar.schedule.memory import MOST_IN_FLIGHT, Flight, flights, in_flight, in_flight_bound
 from autopar.schedule.orders import gpipe, inference, interleaved, one_f_one_b, zb_h1
 from autopar.schedule.pipeline import Buffer, Feed, Fetch, Keep, Pipeline, Program, Spec, Stage, Transfer
 from autopar.schedule.table import CHUNKED, SCHEDULES, make_schedule
@@ -15,6 +15,7 @@ __all__ = [
     "Buffer",
     "Feed",
     "Fetch",
+    "Flight",
     "Keep",
     "Kind",
     "Pipeline",
@@ -27,6 +28,7 @@ __all__ = [
     "Work",
     "check_schedule",
     "executed",
+    "flights",
     "gpipe",
     "in_flight",
     "in_flight_bound",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from autopar.schedule.orders import rounds
 from autopar.schedule.task import Kind, Schedule
@@ -39,6 +40,51 @@ def in_flight(schedule: Schedule) -> tuple[int, ...]:
             if task.kind == last:
                 held[task.stage] -= 1
     return tuple(most)
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """Micro-batches that a stage holds while it computes another.
+
+    Attributes:
+      waiting: for their backward task.
+      pending: for their weight task.
+    """
+
+    waiting: int
+    pending: int = 0
+
+    @property
+    def all(self) -> int:
+        """With the one that is computed."""
+        return 1 + self.waiting + self.pending
+
+
+def flights(schedule: Schedule) -> tuple[tuple[Flight, ...], ...]:
+    """Per stage, what it may hold at a time besides the micro-batch that it computes; less than another is left out.
+
+    >>> from autopar.schedule.orders import one_f_one_b, zb_h1
+    >>> flights(one_f_one_b(2, 8))
+    ((Flight(waiting=1, pending=0),), (Flight(waiting=0, pending=0),))
+    >>> flights(zb_h1(3, 8))[1]
+    (Flight(waiting=1, pending=1),)
+    """
+    last = max(schedule.kinds, key=list(Kind).index)
+    found: list[set[Flight]] = [set() for _ in range(schedule.stages)]
+    for tasks in schedule.workers:
+        held = dict.fromkeys(range(schedule.stages), Flight(0))
+        for task in tasks:
+            before, kind = held[task.stage], task.kind
+            beside = Flight(before.waiting - (kind == Kind.BACKWARD), before.pending - (kind == Kind.WEIGHT))
+            found[task.stage].add(beside)
+            waits = kind == Kind.FORWARD and kind != last, kind == Kind.BACKWARD and kind != last
+            held[task.stage] = Flight(beside.waiting + waits[0], beside.pending + waits[1])
+    return tuple(tuple(sorted(_most(those), key=lambda f: (f.waiting, f.pending))) for those in found)
+
+
+def _most(found: set[Flight]) -> list[Flight]:
+    """Those that no other holds at least as much of both as."""
+    return [f for f in found if not any(o != f and o.waiting >= f.waiting and o.pending >= f.pending for o in found)]
 
 
 def in_flight_bound(schedule: Schedule) -> tuple[int, ...]:

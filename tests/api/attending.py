@@ -37,23 +37,25 @@ def by_logarithm(scores):
     return jnp.exp(scores - jax.nn.logsumexp(scores, axis=-1, keepdims=True))
 
 
-def attention(p, x, key, weigh):
-    """Causal attention with dropout on its weights."""
-    q, k, v = (jnp.reshape(x @ p[n], (*x.shape[:2], HEADS, -1)) for n in "qkv")
+def attention(p, x, key, weigh, heads=HEADS, queries=LENGTH):
+    """Causal attention with dropout on its weights; of fewer queries than positions, what they find on average."""
+    q, k, v = (jnp.reshape(x @ p[n], (*x.shape[:2], heads, -1)) for n in "qkv")
+    q = q[:, :queries]
     scores = jnp.einsum("bshd,bthd->bhst", q, k) / q.shape[-1] ** 0.5
-    weights = weigh(jnp.where(jnp.tri(LENGTH, dtype=bool), scores, -1e9))
+    weights = weigh(jnp.where(jnp.tri(queries, LENGTH, dtype=bool), scores, -1e9))
     weights = jnp.where(jax.random.bernoulli(key, 0.9, weights.shape), weights / 0.9, 0.0)
-    return jnp.einsum("bhst,bthd->bshd", weights, v).reshape(x.shape) @ p["o"]
+    found = jnp.einsum("bhst,bthd->bshd", weights, v).reshape(x.shape[0], queries, -1) @ p["o"]
+    return found if queries == LENGTH else jnp.mean(found, 1, keepdims=True)
 
 
-def step(state, x, y, weigh=softmax):
+def step(state, x, y, weigh=softmax, heads=HEADS, queries=LENGTH):
     """Gradient descent."""
     keys = jax.random.split(jax.random.wrap_key_data(state["key"]), LAYERS + 1)
 
     def loss(layers):
         h = x
         for p, key in zip(layers, keys, strict=False):
-            h = h + attention(p, h / (1 + jnp.mean(h**2, -1, keepdims=True)), key, weigh)
+            h = h + attention(p, h / (1 + jnp.mean(h**2, -1, keepdims=True)), key, weigh, heads, queries)
             h = h + jnp.tanh(h @ p["up"]) @ p["down"]
         return jnp.mean((h - y) ** 2)
 

@@ -1,5 +1,6 @@
 """What is computed again changes no number; what is kept is what was planned."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,8 +9,9 @@ import pytest
 
 import autopar
 from autopar.ir import ATTENTION, FULL, NONE
+from autopar.plan import from_json, to_json
 from autopar.runtime.occupancy import local_bytes
-from tests.api.attending import STATE, X, Y, by_logarithm, planned, step, treated
+from tests.api.attending import BATCH, STATE, X, Y, by_logarithm, planned, step, treated
 
 
 @functools.cache
@@ -63,49 +65,74 @@ def test_attention_by_the_logarithm_of_the_sum_is_recognised():
     assert sum(s.residual_bytes for s in plan.stages) < 0.8 * sum(s.residual_bytes for s in planned().stages)
 
 
-@functools.cache
-def split(remat, schedule="1f1b", fun=step, microbatches=4):
-    """A plan whose stages are tensor parallel, and its programs."""
-    asked = {"schedule": schedule, "microbatches": microbatches, "strategy": "megatron"}
-    plan = planned(remat, fun=fun, **asked)
-    return plan, autopar.compile(fun, STATE, X, Y, plan=plan)
+def held_for_weights(stage):
+    """Bytes on one device that a micro-batch keeps while it waits for its weight program."""
+    reads = [stage.buffers[n] for n in stage.programs["weight"].inputs]
+    return sum(local_bytes(buffer, stage) for buffer in reads if buffer.scope == "microbatch")
 
 
-def cores_that_communicate(remat):
-    """Of one head and few queries, so that keys are split: softmax then takes its maximum and sum over devices."""
-    return split(remat, fun=FEW_QUERIES, microbatches=BATCH)
+@pytest.mark.parametrize("remat", [NONE, FULL])
+def test_what_waits_for_gradients_of_weights_is_planned(remat):
+    plan = planned(remat, schedule="zb-h1")
+    found = autopar.compile(step, STATE, X, Y, plan=plan)
+    assert [stage.pending for stage in plan.stages] == [0, 1]
+    for stage, facts, audit in zip(found.pipeline.stages, plan.stages, found.audit.stages, strict=True):
+        assert held_for_weights(stage) == facts.pending_bytes
+        assert audit.peak_ratio >= 0.9
+    if remat == FULL:  # what is computed again for both programs waits between them
+        assert plan.stages[1].pending_bytes > 4 * plan.stages[1].residual_bytes
 
 
 FEW_QUERIES = functools.partial(step, heads=1, queries=3)
+"""Keys are split, not heads: softmax takes its maximum and sum over devices."""
+
 COMMUNICATING = {
-    "full": lambda: split(FULL),
-    "full, gradients of weights apart": lambda: split(FULL, "zb-h1"),
-    "attention": lambda: cores_that_communicate(ATTENTION),
-    "full, cores that communicate": lambda: cores_that_communicate(FULL),
+    "full": lambda: (step, planned(FULL, strategy="megatron")),
+    "full, with gradients of weights apart": lambda: (step, planned(FULL, strategy="megatron", schedule="zb-h1")),
+    "attention": lambda: (FEW_QUERIES, few_queries(ATTENTION)),
 }
+
+
+def few_queries(remat):
+    return planned(remat, fun=FEW_QUERIES, microbatches=BATCH, strategy="megatron")
+
+
+def audited(fun, plan):
+    return autopar.compile(fun, STATE, X, Y, plan=plan).audit
 
 
 @pytest.mark.parametrize("name", COMMUNICATING)
 def test_what_is_communicated_again_is_in_the_plan(name):
-    plan, found = COMMUNICATING[name]()
-    assert found.audit.agrees, [row for stage in found.audit.stages for row in stage.rows if not row.agrees]
+    fun, plan = COMMUNICATING[name]()
+    found = audited(fun, plan)
+    assert found.agrees, [row for stage in found.stages for row in stage.rows if not row.agrees]
+    assert all(c.phase == "backward" and c.count for stage in plan.stages for c in stage.again)
     assert all(stage.again for stage in plan.stages)
-    assert {c.phase for stage in plan.stages for c in stage.again} == {"backward"}
+
+
+def test_a_plan_that_leaves_out_what_is_communicated_again_is_found_out():
+    plan = planned(FULL, strategy="megatron")
     silent = dataclasses.replace(plan, stages=tuple(dataclasses.replace(s, again=()) for s in plan.stages))
-    assert not autopar.compile(FEW_QUERIES if "core" in name or name == ATTENTION else step, STATE, X, Y, plan=silent).audit.agrees
+    assert not any(stage.agrees for stage in audited(step, silent).stages)
 
 
 def test_nothing_is_communicated_again_where_all_is_kept():
-    assert not any(stage.again for stage in split(NONE)[0].stages)
+    assert not any(stage.again for stage in few_queries(NONE).stages)
 
 
-def test_communication_that_runs_again_is_no_compute():
-    plan, free = cores_that_communicate(FULL)[0], cores_that_communicate(NONE)[0]
-    for p in (plan, free):
-        talk = [sum(c.seconds for c in stage.collectives) for stage in p.stages]
-        assert p.communication_s == pytest.approx(sum(talk) / len(talk))
-        assert p.communication_s + p.compute_s + p.idle_s == pytest.approx(p.step_s)
-        assert p.collectives == tuple(c for stage in p.stages for c in stage.collectives)
-        for stage in p.stages:
-            busy_s = p.microbatches * (stage.forward_s + stage.backward_s) + stage.once_s
-            assert busy_s == pytest.approx(stage.plan.compute_s + again_s(stage, p) + sum(c.seconds for c in stage.collectives))
+@pytest.mark.parametrize("remat", [NONE, ATTENTION, FULL])
+def test_communication_that_runs_again_is_no_compute(remat):
+    plan = few_queries(remat)
+    talk = [sum(c.seconds for c in stage.collectives) for stage in plan.stages]
+    busy = [plan.microbatches * (s.forward_s + s.backward_s) + s.once_s for s in plan.stages]
+    assert plan.communication_s == pytest.approx(sum(talk) / len(talk))  # stages have equal numbers of devices
+    assert plan.compute_s == pytest.approx((sum(busy) - sum(talk)) / len(talk))
+    assert sum(plan.phase_s.values()) == pytest.approx(sum(busy))
+    assert plan.collectives == tuple(c for stage in plan.stages for c in stage.collectives)
+    rows = str(plan).split("Communication inside the stages")[1]
+    assert ("  again  " in rows) == (remat == FULL)  # of the cores it is little, and the longest are shown
+
+
+def test_a_plan_file_keeps_what_runs_again():
+    plan = few_queries(FULL)
+    assert from_json(to_json(plan)).stages == plan.stages

@@ -15,8 +15,10 @@ from autopar.planner import plan_stages
 from autopar.planner.stages.cost import Span
 from autopar.planner.stages.remat import Again, Rungs, least_again
 from autopar.planner.stages.survey import Survey
+from autopar.schedule import Flight
 from autopar.trace import trace
 
+ALONE, FOUR = (Flight(0),), (Flight(3),)
 SLOW = Cluster.uniform(2, 1e9, 1e10, 1e-7, 1e10)
 
 
@@ -70,7 +72,7 @@ def staged():
 def whole(staged):
     """The step as one stage, planned as a whole, nothing computed again."""
     survey = Survey(staged, SLOW, Options(microbatches=4), SLOW.submeshes(powers=True))
-    return survey.whole([0], 0, Span(0, len(staged.units), 0), 1)
+    return survey.whole([0], 0, Span(0, len(staged.units), 0), ALONE)
 
 
 def test_a_planned_stage_computes_again_as_little_as_any_mix_of_its_units(whole):
@@ -79,18 +81,32 @@ def test_a_planned_stage_computes_again_as_little_as_any_mix_of_its_units(whole)
     leanest = min(e.kept_bytes for e in mixes)
     for share in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
         memory = whole.peak_bytes + 3 * (leanest + share * (whole.kept_bytes - leanest))
-        found = whole.fitted(4, memory)
-        assert found.peak_with(4) <= memory
-        least = min(e.backward_s for e in mixes if e.peak_with(4) <= memory)
+        found = whole.fitted(FOUR, memory)
+        assert found.peak_with(FOUR) <= memory
+        least = min(e.backward_s for e in mixes if e.peak_with(FOUR) <= memory)
         assert found.backward_s == pytest.approx(least, rel=1e-9)
-    assert whole.fitted(4, whole.peak_bytes + 3 * leanest - 1) is None
-    assert whole.fitted(1, whole.peak_bytes) is whole
+    assert whole.fitted(FOUR, whole.peak_bytes + 3 * leanest - 1) is None
+    assert whole.fitted(ALONE, whole.peak_bytes) is whole
 
 
 def test_units_together_free_at_least_what_they_free_one_by_one(whole):
+    kept = whole.rematerialised(whole.remat).kept_bytes
     for mix in itertools.product(REMATS, repeat=len(whole.remat)):
         chosen = [a for menu, word in zip(whole.menus, mix, strict=True) for a in menu if a.remat == word]
-        assert whole.rematerialised(mix).kept_bytes <= whole.kept_bytes - sum(a.freed_bytes for a in chosen)
+        assert whole.rematerialised(mix).kept_bytes <= kept - sum(a.freed_bytes for a in chosen)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("remat", REMATS)
+def test_what_the_search_goes_by_is_what_the_programs_do(whole, remat, split):
+    found = whole.rematerialised([remat] * len(whole.remat))
+    settled = found.settled(split_backward=split)
+    assert settled.kept_bytes == pytest.approx(found.kept_bytes, rel=0.02)
+    assert settled.backward_s == pytest.approx(found.backward_s, rel=0.02)
+    assert settled.again_s == pytest.approx(found.again_s, rel=0.02)
+    if split:  # of one stage there is no earlier one to hand gradients to: all is the weight program's
+        assert settled.pending_bytes == pytest.approx(found.pending_bytes, rel=0.02)
+        assert settled.weight_s == pytest.approx(found.weight_s + found.again_s, rel=0.02)
 
 
 def test_attention_frees_what_grows_with_the_square_of_the_sequence(staged, whole):

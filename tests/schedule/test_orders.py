@@ -9,6 +9,7 @@ from autopar.schedule import (
     SCHEDULES,
     Kind,
     check_schedule,
+    flights,
     gpipe,
     in_flight,
     in_flight_bound,
@@ -59,6 +60,24 @@ def test_in_flight(stages, microbatches):
     assert in_flight(gpipe(stages, microbatches)) == (microbatches,) * stages
     assert max(in_flight(zb_h1(stages, microbatches))) <= max(one)
     assert in_flight(make_schedule("inference", stages, microbatches)) == (1,) * stages
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+@pytest.mark.parametrize(("stages", "microbatches"), [(1, 3), (4, 2), (4, 8), (6, 40)])
+def test_flights_are_what_is_held_besides_the_task_that_runs(name, stages, microbatches):
+    schedule = make_schedule(name, stages, microbatches, max(stages // 2, 1) if name in CHUNKED else None)
+    seen = [set() for _ in range(stages)]
+    for tasks in schedule.workers:
+        for k, running in enumerate(tasks):
+            done = {(t.kind, t.microbatch) for t in tasks[:k] if t.stage == running.stage}
+            over = {m for kind, m in done if kind == max(schedule.kinds, key=list(Kind).index)}
+            here = {m for kind, m in done if kind == Kind.FORWARD} - over - {running.microbatch}
+            back = {m for m in here if (Kind.BACKWARD, m) in done}
+            seen[running.stage].add((len(here - back), len(back)))
+    for held, found, most in zip(seen, flights(schedule), in_flight(schedule), strict=True):
+        assert {(f.waiting, f.pending) for f in found} <= held
+        assert all(any(f.waiting >= w and f.pending >= p for f in found) for w, p in held)
+        assert max(f.all for f in found) == most
 
 
 def test_bounds_of_a_name_of_ones_own():

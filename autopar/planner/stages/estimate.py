@@ -3,22 +3,25 @@
 A stage is planned as a step of its own, so its memory is that of one micro-batch at a time. Under a schedule it holds
 several: for each further one, what the forward pass keeps for the backward pass (*residuals*). With rematerialisation
 units keep less, and the backward pass computes the rest again, for one micro-batch at a time: that one's residuals are
-all there while it runs, so its peak is the same.
+taken to be all there while it runs, so its peak is the same. Where gradients of parameters have a program of their own,
+a micro-batch that waits for that keeps what it reads: residuals, what was computed again, and gradients.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.ir import NONE, REMATS, Op, Step, item_bytes
 from autopar.partition import Recomputable, StageSection
-from autopar.plan import PlanFacts
+from autopar.plan import CollectiveRecord, PlanFacts
 from autopar.planner.stages.cost import StageCost
 from autopar.planner.stages.keeping import Keeping, keeping
+from autopar.planner.stages.programs import PlannedStage
 from autopar.planner.stages.remat import Menu, Rungs, least_again
+from autopar.schedule import Flight
 from autopar.sharding.layout import Layout, local_size
 
 _STATIC = ("parameter", "optimizer", "state", "constant")
@@ -41,8 +44,10 @@ class Estimate:
       waiting_bytes: the part of ``peak_bytes`` that is the step's batch, waiting on one device for its turn.
       kept_bytes: what a micro-batch keeps on one device while others are computed: ``residual_bytes``, or less if some
         of it is computed again.
+      pending_bytes: what it keeps on one device between its backward and its weight program, if it has both.
       remat: how each unit is treated.
       again_s: the part of ``backward_s`` that is spent on computing again, with what is communicated for it.
+      again: that communication, per step; empty until it is :meth:`settled`.
       menus: what else may be done with each unit.
       keeping: who reads what, which says what any mix keeps; None if only its units were planned, one by one.
     """
@@ -59,46 +64,76 @@ class Estimate:
     returns_bytes: int
     waiting_bytes: int
     kept_bytes: int
+    pending_bytes: int
     remat: tuple[str, ...]
     again_s: float
+    again: tuple[CollectiveRecord, ...]
     menus: tuple[Menu, ...] = field(repr=False)
     keeping: Keeping | None = field(repr=False)
 
     def rematerialised(self, remat: Sequence[str]) -> Estimate:
         """The same, with each unit treated so; nothing may be computed again yet."""
         if self.keeping is not None:
-            kept, again_s = self.keeping.held(remat)
+            held = self.keeping.held(remat)
+            kept, pending, again_s = held.kept_bytes, held.pending_bytes, held.again_s
         else:
             chosen = [a for menu, word in zip(self.menus, remat, strict=True) for a in menu if a.remat == word]
             kept = self.residual_bytes - sum(a.freed_bytes for a in chosen)
-            again_s = sum(a.again_s for a in chosen)
+            pending, again_s = self.pending_bytes, sum(a.again_s for a in chosen)
         backward_s = self.backward_s + again_s
-        return replace(self, remat=tuple(remat), kept_bytes=kept, backward_s=backward_s, again_s=again_s)
+        treated = tuple(remat)
+        return replace(
+            self, remat=treated, kept_bytes=kept, pending_bytes=pending, backward_s=backward_s, again_s=again_s
+        )
+
+    def settled(self, *, split_backward: bool) -> Estimate:
+        """The same as its programs will have it, if it was planned as a whole.
+
+        Args:
+          split_backward: whether gradients of parameters have a program of their own. The backward program then holds
+            what it hands to that until it ends.
+        """
+        if self.keeping is None:
+            return self
+        found = self.keeping.programs(self.remat, split_backward=split_backward)
+        again_s = found.backward_s + found.weight_s
+        return replace(
+            self,
+            kept_bytes=found.kept_bytes,
+            pending_bytes=found.pending_bytes,
+            peak_bytes=self.peak_bytes + found.handed_bytes,
+            backward_s=self.backward_s - self.again_s + again_s,
+            weight_s=self.weight_s + found.weight_s,
+            again_s=again_s,
+            again=found.again,
+        )
 
     def always(self, remat: str) -> Estimate:
         """The same, with all units treated so and no other choice."""
         return replace(self.rematerialised([remat] * len(self.remat)), menus=((),) * len(self.remat))
 
-    def fitted(self, in_flight: int, memory_bytes: float) -> Estimate | None:
+    def fitted(self, flights: Sequence[Flight], memory_bytes: float) -> Estimate | None:
         """The same with as little recomputation as fits, if it can fit.
 
         Args:
-          in_flight: micro-batches that it holds at a time.
+          flights: what it may hold besides the micro-batch that it computes.
           memory_bytes: of one device.
         """
-        if self.peak_with(in_flight) <= memory_bytes:
+        if self.peak_with(flights) <= memory_bytes:
             return self
-        if in_flight == 1 or not any(self.menus):
+        if not any(f.waiting or f.pending for f in flights) or not any(self.menus):
             return None
+        room = memory_bytes - self.peak_bytes
+        needs = [self.kept_bytes - (room - f.pending * self.pending_bytes) / f.waiting for f in flights if f.waiting]
+        best = least_again(self.menus, max(needs, default=0.0))
         mixes = [(word,) * len(self.remat) for word in REMATS[1:]]
-        best = least_again(self.menus, self.kept_bytes - (memory_bytes - self.peak_bytes) / (in_flight - 1))
-        tried = [self._relaxed(mix, in_flight, memory_bytes) for mix in ([best] if best is not None else []) + mixes]
+        tried = [self._relaxed(mix, flights, memory_bytes) for mix in ([best] if best is not None else []) + mixes]
         return min((e for e in tried if e is not None), key=lambda e: e.backward_s, default=None)
 
-    def _relaxed(self, remat: Sequence[str], in_flight: int, memory_bytes: float) -> Estimate | None:
+    def _relaxed(self, remat: Sequence[str], flights: Sequence[Flight], memory_bytes: float) -> Estimate | None:
         """With a mix, or as much less recomputation as still fits: together units may free more than one by one."""
         found = self.rematerialised(remat)
-        if found.peak_with(in_flight) > memory_bytes:
+        if found.peak_with(flights) > memory_bytes:
             return None
         while self.keeping is not None:
             less = [
@@ -106,7 +141,7 @@ class Estimate:
                 for u, treated in enumerate(found.remat)
                 for word in REMATS[: REMATS.index(treated)]
             ]
-            fitting = [e for e in less if e.peak_with(in_flight) <= memory_bytes and e.backward_s < found.backward_s]
+            fitting = [e for e in less if e.peak_with(flights) <= memory_bytes and e.backward_s < found.backward_s]
             if not fitting:
                 break
             found = min(fitting, key=lambda e: e.backward_s)
@@ -132,24 +167,22 @@ class Estimate:
         """What is held besides the state and one micro-batch's residuals."""
         return max(self.peak_bytes - self.static_bytes - self.residual_bytes, 0)
 
-    def peak_with(self, in_flight: int) -> int:
-        """Peak bytes of one device that holds ``in_flight`` micro-batches at a time."""
-        return self.peak_bytes + (in_flight - 1) * self.kept_bytes
+    def besides(self, flight: Flight) -> int:
+        """Bytes on one device of the micro-batches that it holds besides the one that it computes."""
+        return flight.waiting * self.kept_bytes + flight.pending * self.pending_bytes
+
+    def peak_with(self, flights: Sequence[Flight]) -> int:
+        """Peak bytes of one device that may hold so much besides the micro-batch that it computes."""
+        return self.peak_bytes + max(map(self.besides, flights))
 
 
-def estimate(
-    step: Step,
-    info: StageSection,
-    plan: PlanFacts,
-    microbatches: int,
-    op_s: Mapping[int, float],
-    recomputable: Recomputable,
-    units: tuple[int, int],
-) -> Estimate:
+def estimate(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, int]) -> Estimate:
     """Read off a stage's plan what it costs; for the arguments see :func:`autopar.planner.stages.keeping.keeping`."""
-    keeps = keeping(step, info, plan, microbatches, op_s, recomputable, units)
+    step, info, plan, microbatches = stage.step, stage.info, stage.plan, stage.microbatches
+    keeps = keeping(stage, recomputable, units)
     remat = (NONE,) * keeps.units
-    residual, _ = keeps.held(remat)
+    held = keeps.held(remat)
+    residual = held.kept_bytes
     backward_s = plan.phase_s["backward"] / microbatches
     waiting = _waiting_bytes(step, info, plan, microbatches)
     work = {op.id: _work(op) for op in info.section.loop if op.id in info.backward}
@@ -169,8 +202,10 @@ def estimate(
         *_sent_bytes(step, info),
         waiting,
         residual,
+        held.pending_bytes,
         remat,
         0.0,
+        (),
         keeps.menus(),
         keeps,
     )
@@ -203,8 +238,10 @@ def together(units: Sequence[Estimate]) -> Estimate:
         units[0].returns_bytes,
         sum(e.waiting_bytes for e in units),
         sum(e.kept_bytes for e in units),
+        sum(e.pending_bytes for e in units),
         tuple(itertools.chain.from_iterable(e.remat for e in units)),
         sum(e.again_s for e in units),
+        (),
         tuple(itertools.chain.from_iterable(e.menus for e in units)),
         None,
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from autopar.ir import NONE, REMATS, Op, Step, item_bytes
-from autopar.partition import Recomputable, StageSection
+from autopar.ir import NONE, REMATS, Op, item_bytes
+from autopar.partition import Recomputable
 from autopar.plan import PlanFacts
+from autopar.planner.stages.programs import PlannedStage, Programs, stage_programs
 from autopar.planner.stages.remat import Again, Menu
-from autopar.sharding.layout import local_size
+from autopar.sharding.layout import Layout, local_size
 from autopar.sharding.strategy import named
 
 
@@ -31,6 +32,21 @@ class Forward:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What becomes of a micro-batch, on one device.
+
+    Attributes:
+      kept_bytes: what it keeps from its forward to its backward pass.
+      pending_bytes: what it keeps from there to its weight program, where gradients of parameters are computed apart.
+      again_s: seconds of what runs again for it.
+    """
+
+    kept_bytes: int
+    pending_bytes: int
+    again_s: float
+
+
 @dataclass(frozen=True)
 class Keeping:
     """Who makes and who reads what of a micro-batch.
@@ -38,101 +54,142 @@ class Keeping:
     Attributes:
       units: how many units the stage has.
       forward: the ops of the forward pass, in order.
-      read: what the backward pass reads, value ids.
+      read: what the backward pass reads, value ids, but for gradients of the stage's own parameters.
+      weighed: what those read.
       sizes: bytes on one device of what the forward pass receives or makes.
+      gradient_sizes: likewise of what the backward pass makes and hands to the gradients of parameters.
       recomputable: what may run again.
+      first: the first of its units.
+      stage: what all this was read off.
     """
 
     units: int
     forward: tuple[Forward, ...] = field(repr=False)
     read: frozenset[int] = field(repr=False)
+    weighed: frozenset[int] = field(repr=False)
     sizes: Mapping[int, int] = field(repr=False)
+    gradient_sizes: Mapping[int, int] = field(repr=False)
     recomputable: Recomputable = field(repr=False)
+    first: int
+    stage: PlannedStage = field(repr=False)
+    _programs: dict[tuple[tuple[str, ...], bool], Programs] = field(default_factory=dict, init=False, repr=False)
 
-    def held(self, remat: Sequence[str]) -> tuple[int, float]:
-        """Bytes on one device that a micro-batch keeps, and seconds of what runs again for it.
+    def held(self, remat: Sequence[str]) -> Held:
+        """What a micro-batch keeps, and what runs again for it.
 
         Args:
           remat: how each unit is treated.
         """
-        wanted = set(self.read)
-        made_again: set[int] = set()
-        again_s = 0.0
-        for op in reversed(self.forward):
-            if remat[op.unit] != NONE and self.recomputable.again(op.mark, remat[op.unit]):
-                made_again.update(op.results)
-                if not wanted.isdisjoint(op.results):
-                    wanted.update(op.operands)
-                    again_s += op.seconds
-        kept = sum(self.sizes.get(v, 0) for v in wanted - made_again)
-        return kept, again_s
+        again = [op for op in reversed(self.forward) if self._again(op, remat)]
+        wanted, made, again_s = _led_to(again, self.read, frozenset())
+        weighed, made_late, late_s = _led_to(again, self.weighed, made)
+        kept = (wanted | weighed) - made - made_late
+        pending = weighed - made_late
+        return Held(
+            sum(self.sizes.get(v, 0) for v in kept),
+            sum(self.sizes.get(v, 0) + self.gradient_sizes.get(v, 0) for v in pending),
+            again_s + late_s,
+        )
+
+    def _again(self, op: Forward, remat: Sequence[str]) -> bool:
+        return remat[op.unit] != NONE and self.recomputable.again(op.mark, remat[op.unit])
+
+    def programs(self, remat: Sequence[str], *, split_backward: bool) -> Programs:
+        """The same of the programs that will run, exactly; equal stages of a pipeline ask but once."""
+        key = tuple(remat), split_backward
+        if key not in self._programs:
+            dropped = self.recomputable.dropped(self.first, remat)
+            self._programs[key] = stage_programs(self.stage, dropped, split_backward=split_backward)
+        return self._programs[key]
 
     def menus(self) -> tuple[Menu, ...]:
         """For each unit, what running it again frees and costs if all others keep everything.
 
         Together units never free less: what two of them need to run again is then kept once.
         """
-        kept, _ = self.held([NONE] * self.units)
+        kept = self.held([NONE] * self.units).kept_bytes
         return tuple(self._menu(unit, kept) for unit in range(self.units))
 
     def _menu(self, unit: int, kept: int) -> Menu:
         found = []
         for word in REMATS[1:]:
-            less, again_s = self.held([word if u == unit else NONE for u in range(self.units)])
-            if less < kept:
-                found.append(Again(word, kept - less, again_s))
+            less = self.held([word if u == unit else NONE for u in range(self.units)])
+            if less.kept_bytes < kept:
+                found.append(Again(word, kept - less.kept_bytes, less.again_s))
         return tuple(found)
 
 
-def keeping(
-    step: Step,
-    info: StageSection,
-    plan: PlanFacts,
-    microbatches: int,
-    op_s: Mapping[int, float],
-    recomputable: Recomputable,
-    units: tuple[int, int],
-) -> Keeping:
+def _led_to(again: Iterable[Forward], read: frozenset[int], known: Set[int]) -> tuple[set[int], set[int], float]:
+    """What a program reads that computes ``read`` again, what it makes again, and in how many seconds.
+
+    Args:
+      again: the ops that may run again, the last first.
+      read: values that it wants.
+      known: those that an earlier program has made again.
+    """
+    wanted, made, seconds = set(read), set[int](), 0.0
+    for op in again:
+        if any(v in wanted and v not in known for v in op.results):
+            wanted.update(op.operands)
+            made.update(op.results)
+            seconds += op.seconds
+    return wanted, made, seconds
+
+
+def keeping(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, int]) -> Keeping:
     """Read off a stage's plan what is kept.
 
     Args:
-      step: the stage as a step of its own, a loop over micro-batches.
-      info: what the stage does.
-      plan: its plan.
-      microbatches: their number.
-      op_s: op id -> seconds per step.
+      stage: the stage with its plan.
       recomputable: what may run again.
       units: the first of its units, and one past the last.
     """
-    loop = next(op for op in step.graph.ops if op.loop is not None and not op.where.mark)
+    graph, info, plan, loop = stage.step.graph, stage.info, stage.plan, stage.loop
     (body,) = loop.regions
-    received = set(step.graph.inputs[len(info.section.whole) :])
+    received = set(graph.inputs[len(info.section.whole) :])
     layouts = {inner: plan.layouts[inner] for v, inner in zip(loop.operands, body.inputs, strict=True) if v in received}
+    talk_s: dict[int, float] = {}
+    for site in stage.sites:
+        talk_s[site.op] = talk_s.get(site.op, 0.0) + site.seconds
     forward: list[Forward] = []
-    read: set[int] = set()
+    gradients: dict[int, Layout] = {}
+    read: tuple[set[int], set[int]] = (set(), set())
+    late: set[int] = set()  # what the gradients of parameters are computed with, and they
     for op in body.ops:
         mark = int(op.where.mark) if op.where.mark else -1
-        if mark in info.backward:
-            read.update(op.operands)
-            continue
-        unit = recomputable.unit(mark, *units) - units[0]
-        forward.append(Forward(mark, unit, op.operands, op.results, _seconds(op, op_s) / microbatches))
-        if op.loop is not None:
-            layouts.update((v, plan.layouts[v]) for v in op.results)
+        if mark not in info.backward:
+            unit = recomputable.unit(mark, *units) - units[0]
+            seconds = (stage.op_s(op) + _sum_inside(op, talk_s)) / stage.microbatches
+            forward.append(Forward(mark, unit, op.operands, op.results, seconds))
+            layouts.update(_made(op, plan))
+        elif mark in info.weight or not late.isdisjoint(op.operands):
+            late.update(op.results)
+            read[1].update(v for v in op.operands if v not in late)
         else:
-            strategy = named(op.rule, plan.mesh_shape, plan.ops[op.id])
-            assert strategy is not None
-            layouts.update(zip(op.results, strategy.results, strict=True))
-    values = step.graph.values
-    sizes = {
-        v: local_size(values[v].shape, layout, plan.mesh_shape) * item_bytes(values[v].dtype)
-        for v, layout in layouts.items()
-    }
-    return Keeping(units[1] - units[0], tuple(forward), frozenset(read), sizes, recomputable)
+            read[0].update(op.operands)
+            gradients.update(_made(op, plan))
+    sizes, gradient_sizes = (
+        {v: local_size(graph.values[v].shape, x, plan.mesh_shape) * item_bytes(graph.values[v].dtype) for v, x in of}
+        for of in (layouts.items(), gradients.items())
+    )
+    return Keeping(
+        units[1] - units[0], tuple(forward), frozenset(read[0]), frozenset(read[1]), sizes, gradient_sizes,
+        recomputable, units[0], stage,
+    )  # fmt: skip
 
 
-def _seconds(op: Op, op_s: Mapping[int, float]) -> float:
-    return op_s.get(op.id, 0.0) + sum(_seconds(inner, op_s) for region in op.regions for inner in region.ops)
+def _made(op: Op, plan: PlanFacts) -> Iterable[tuple[int, Layout]]:
+    """What an op makes, in which layouts."""
+    if op.loop is not None:
+        return [(v, plan.layouts[v]) for v in op.results]
+    strategy = named(op.rule, plan.mesh_shape, plan.ops[op.id])
+    assert strategy is not None
+    return zip(op.results, strategy.results, strict=True)
 
 
-__all__ = ["Forward", "Keeping", "keeping"]
+def _sum_inside(op: Op, numbers: Mapping[int, float]) -> float:
+    inner = (_sum_inside(o, numbers) for region in op.regions for o in region.ops)
+    return numbers.get(op.id, 0.0) + sum(inner)
+
+
+__all__ = ["Forward", "Held", "Keeping", "keeping"]

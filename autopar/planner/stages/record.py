@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from autopar.planner.options import Options
 from autopar.planner.stages.cost import Span
 from autopar.planner.stages.estimate import Estimate
 from autopar.planner.stages.problem import StagedProblem
-from autopar.schedule import Schedule, in_flight
+from autopar.schedule import Schedule, flights, in_flight
 from autopar.simulate import Timeline
 
 _RUNNERS_UP = 6
@@ -49,7 +50,7 @@ class Candidate:
     @property
     def peaks(self) -> tuple[int, ...]:
         """Peak bytes of a device of each worker."""
-        held = in_flight(self.schedule)
+        held = flights(self.schedule)
         peaks = [0] * len(self.schedule.workers)
         for s, e in enumerate(self.estimates):
             peaks[self.schedule.worker_of[s]] += e.peak_with(held[s])
@@ -74,26 +75,32 @@ def write_stages(
       others: runners-up, those planned as wholes before those only estimated.
       bound_s: no cut takes less, by the estimates of its units.
     """
-    held = in_flight(best.schedule)
+    held, most = flights(best.schedule), in_flight(best.schedule)
     stages = []
     for s, (span, devices, e) in enumerate(zip(best.spans, best.devices, best.estimates, strict=True)):
         begin = problem.units[span.first].begin
+        flight = max(held[s], key=e.besides)
         stages.append(
             StageFacts(
                 e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
-                e.weight_s, e.once_s, held[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
-                e.remat if any(word != NONE for word in e.remat) else (), e.waiting_bytes,
+                e.weight_s, e.once_s, most[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
+                e.remat if any(word != NONE for word in e.remat) else (), e.waiting_bytes, e.again, flight.pending,
+                e.pending_bytes, e.peak_bytes - e.waiting_bytes - e.plan.peak_bytes,
             )
         )  # fmt: skip
     step = problem.step
     fullest = max(range(len(stages)), key=lambda s: best.estimates[s].peak_with(held[s]))
     memory = dict(best.estimates[fullest].plan.memory)
-    memory["micro-batches in flight"] = (held[fullest] - 1) * best.estimates[fullest].kept_bytes
+    memory["micro-batches in flight"] = max(map(best.estimates[fullest].besides, held[fullest]))
+    handed = stages[fullest].handed_bytes
+    memory |= {"for weight programs": handed} if handed else {}
     weights = [len(d) for d in best.devices]
     again = [e.again_s * problem.microbatches for e in best.estimates]
-    compute = sum(w * (e.plan.compute_s + s) for w, e, s in zip(weights, best.estimates, again, strict=True))
-    compute /= sum(weights)
-    talk = sum(w * e.plan.communication_s for w, e in zip(weights, best.estimates, strict=True)) / sum(weights)
+    talk_again = [sum(c.seconds for c in e.again) for e in best.estimates]
+    computes = [e.plan.compute_s + s - t for e, s, t in zip(best.estimates, again, talk_again, strict=True)]
+    talks = [e.plan.communication_s + t for e, t in zip(best.estimates, talk_again, strict=True)]
+    compute = sum(map(operator.mul, weights, computes)) / sum(weights)
+    talk = sum(map(operator.mul, weights, talks)) / sum(weights)
     plans = [e.plan for e in best.estimates]
     phases = ("forward", "backward", "update")
     return PlanFacts(
@@ -113,7 +120,7 @@ def write_stages(
         communication_s=talk,
         peak_bytes=max(best.peaks),
         memory=memory,
-        collectives=tuple(itertools.chain.from_iterable(p.collectives for p in plans)),
+        collectives=tuple(itertools.chain.from_iterable(stage.collectives for stage in stages)),
         certificate=Certificate(
             status="stages: " + ", ".join(sorted({p.certificate.status for p in plans})),
             objective_s=best.step_s,
@@ -128,7 +135,7 @@ def write_stages(
         warnings=tuple(dict.fromkeys(w for p in plans for w in p.warnings)),
         microbatches=problem.microbatches,
         per_microbatch=options.per_microbatch,
-        phase_s={p: sum(plan.phase_s[p] for plan in plans) for p in phases},
+        phase_s={p: sum(plan.phase_s[p] for plan in plans) + (sum(again) if p == "backward" else 0.0) for p in phases},
         schedule=best.schedule.name,
         stages=tuple(stages),
         idle_s=max(best.step_s - compute - talk, 0.0),

@@ -30,7 +30,7 @@ from autopar.planner.stages.partition import Finalists, even_partition, even_sha
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.record import Candidate, write_stages
 from autopar.planner.stages.survey import Survey
-from autopar.schedule import Kind, Schedule, Task, in_flight_bound, make_schedule
+from autopar.schedule import Kind, Schedule, Task, flights, make_schedule
 from autopar.simulate import simulate_schedule
 
 Progress = Callable[[str], None]
@@ -189,7 +189,7 @@ class _Search:
         for name in _ANY if self.options.schedule == "auto" else (self.options.schedule,):
             schedule = self._schedule(name, len(cut.spans))
             estimates = []
-            for span, held in zip(cut.spans, in_flight_bound(schedule), strict=True):
+            for span, held in zip(cut.spans, flights(schedule), strict=True):
                 stage = self.survey.rough(span, held)
                 if stage is None:
                     break
@@ -233,8 +233,9 @@ class _Search:
     def _exact(self, rough: Candidate) -> Candidate | None:
         begins = [self.units[span.first].begin for span in rough.spans]
         found = []
-        for index, (span, held) in enumerate(zip(rough.spans, in_flight_bound(rough.schedule), strict=True)):
-            whole = self.survey.whole(begins, index, span, held)
+        splits = Kind.WEIGHT in rough.schedule.kinds
+        for index, (span, held) in enumerate(zip(rough.spans, flights(rough.schedule), strict=True)):
+            whole = self.survey.whole(begins, index, span, held, split_backward=splits)
             if whole is None:
                 return None
             found.append(whole)

@@ -24,11 +24,14 @@ from autopar.planner.search import PricedPlan, plan_at_prices
 from autopar.planner.stages.cost import Span, StageCost
 from autopar.planner.stages.estimate import Estimate, Sums, estimate, together
 from autopar.planner.stages.problem import StagedProblem
+from autopar.planner.stages.programs import PlannedStage
+from autopar.schedule import Flight
 
 _HALVES = 8  # so many devices are tried as two halves, too
 _THRIFT = (0.0, 0.1, 1.0, 10.0)  # what the memory of a device is worth, in terms of the step's time
 _EASY = (0.7, 0.9, 0.9)  # of the memory: units that need no more are not planned more thriftily
 _UNIT_TIME_S = 3.0
+_SETTLINGS = 5  # tries to find a mix of recomputation that fits once the programs are known
 _UNIT_GAP = 0.05  # of a unit alone: what its neighbours make of it differs by more
 
 
@@ -181,8 +184,8 @@ class Survey:
         return [min(of, key=lambda e: cost(e, price), default=None) for of, price in zip(found, prices, strict=True)]
 
     def _estimate(self, step: Step, info: StageSection, units: tuple[int, int], priced: PricedPlan) -> Estimate:
-        about = (self.problem.microbatches, priced.op_s, self.problem.recomputable, units)
-        found = estimate(step, info, priced.facts, *about)
+        stage = PlannedStage(step, info, priced.facts, self.problem.microbatches, priced.work_s, priced.sites)
+        found = estimate(stage, self.problem.recomputable, units)
         return found if self.options.remat == "auto" else found.always(self.options.remat)
 
     # units together
@@ -210,17 +213,19 @@ class Survey:
                 best, found = seconds, Way(thrift, again_s)
         return found
 
-    def rough(self, span: Span, in_flight: int) -> Estimate | None:
+    def rough(self, span: Span, flights: Sequence[Flight]) -> Estimate | None:
         """The fastest stage that fits, as far as its units tell."""
-        way = self.way(span.first, span.stop, span.shape, in_flight)
+        way = self.way(span.first, span.stop, span.shape, max(f.all for f in flights))
         if way is None:
             return None
         units = [self.unit(i, span.shape, way.thrift) for i in range(span.first, span.stop)]
-        return together([e for e in units if e is not None]).fitted(in_flight, self.memory_bytes[span.shape])
+        return together([e for e in units if e is not None]).fitted(flights, self.memory_bytes[span.shape])
 
     # whole stages
 
-    def whole(self, begins: Sequence[int], index: int, span: Span, in_flight: int) -> Estimate | None:
+    def whole(
+        self, begins: Sequence[int], index: int, span: Span, flights: Sequence[Flight], *, split_backward: bool = False
+    ) -> Estimate | None:
         """The fastest plan of a stage as a whole that fits with the micro-batches in flight.
 
         Memory is as dear as it was for the units, or dearer if it must be.
@@ -229,15 +234,18 @@ class Survey:
           begins: where stages begin, as positions among the forward ops.
           index: the stage.
           span: its units and shape.
-          in_flight: most micro-batches that it holds.
+          flights: what it may hold besides the micro-batch that it computes.
+          split_backward: whether gradients of its parameters have a task of their own.
         """
-        way = self.way(span.first, span.stop, span.shape, in_flight) or Way(len(_THRIFT) - 1, math.inf)
+        most = max(f.all for f in flights)
+        memory_bytes = self.memory_bytes[span.shape]
+        way = self.way(span.first, span.stop, span.shape, most) or Way(len(_THRIFT) - 1, math.inf)
         fitting: list[Estimate] = []
         for thrift in range(way.thrift, len(_THRIFT)):
             planned = self._planned_stage(begins, index, span, thrift)
-            fitted = planned.fitted(in_flight, self.memory_bytes[span.shape]) if planned is not None else None
+            fitted = _settled(planned, flights, memory_bytes, split_backward) if planned is not None else None
             fitting += [fitted] if fitted is not None else []
-            if fitted is not None and (way.again_s or fitted is planned):
+            if fitted is not None and planned is not None and (way.again_s or fitted.remat == planned.remat):
                 break  # leaner plans are slower
         return min(fitting, key=lambda e: e.microbatch_s, default=None)
 
@@ -253,6 +261,23 @@ class Survey:
             where = (span.first, span.stop)
             (self._stages[key],) = self._cheapest(step, info, where, shape, self.options, tuple(meshes), (thrift,))
         return self._stages[key]
+
+
+def _settled(
+    planned: Estimate, flights: Sequence[Flight], memory_bytes: float, split_backward: bool
+) -> Estimate | None:
+    """A planned stage with as little recomputation as fits once its programs are known; None if it cannot fit."""
+    room = memory_bytes
+    for _ in range(_SETTLINGS):
+        fitted = planned.fitted(flights, room)
+        if fitted is None:
+            return None
+        found = fitted.settled(split_backward=split_backward)
+        over = found.peak_with(flights) - memory_bytes
+        if over <= 0:
+            return found
+        room -= over
+    return None
 
 
 def likely_meshes(shape: Submesh) -> tuple[tuple[int, ...], ...]:

@@ -8,16 +8,15 @@ value of a micro-batch also in the converted form that the plan makes once for b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopar.errors import InternalError
-from autopar.ir import Op, region_ports
+from autopar.ir import Op, Step, region_ports
 from autopar.partition import StageSection
 from autopar.plan import PlanFacts
 from autopar.sharding.layout import Layout, local_size, text
 from autopar.sharding.strategy import named
-from autopar.trace import Traced
 
 Form = tuple[int, Layout]  # a value in a layout
 
@@ -56,15 +55,19 @@ class Segments:
       programs: segment number -> program, those with nothing to do left out.
       buffers: name -> (the form it holds, its scope).
       index: value id of the number of the micro-batch, None if nothing reads it.
+      again: segment number -> ids of the ops of the forward pass that it runs again.
+      converts: segment number -> what it converts: forms, and whether for late readers alone.
     """
 
     programs: dict[int, Segment]
     buffers: dict[str, tuple[Form, str]]
     index: int | None
+    again: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    converts: Mapping[int, frozenset[tuple[Form, bool]]] = field(default_factory=dict)
 
 
 def take_apart(
-    written: Traced,
+    step: Step,
     plan: PlanFacts,
     info: StageSection,
     *,
@@ -74,14 +77,14 @@ def take_apart(
     """Take a planned stage apart.
 
     Args:
-      written: the stage's section as :func:`autopar.lower.emit.emit` wrote it.
+      step: the stage's section as a step of its own (:func:`autopar.lower.emit.emit` writes it).
       plan: a plan for it.
       info: what the stage does.
       split_backward: whether gradients of the stage's own parameters get a program of their own.
       again: rematerialise: ids of the user's ops of the forward pass whose results are not kept for the backward pass;
         it computes again those that it needs. -1 stands for ops that are none of the user's.
     """
-    cutter = _Cutter(written, plan, info, split_backward)
+    cutter = _Cutter(step, plan, info, split_backward)
     cutter.assign()
     if again:
         cutter.rematerialise(again)
@@ -91,12 +94,14 @@ def take_apart(
     # Counting begins in the first program, whatever else there is to prepare.
     counts = {PREPARE} if any(s.counts for s in cutter.segments.values()) else set()
     programs = {k: s for k, s in sorted(cutter.segments.items()) if s.outputs or k in counts}
-    return Segments(programs, cutter.buffers, cutter.index)
+    copied = {k: frozenset(ops) for k, ops in cutter.copied.items()}
+    converts = {k: cutter.conversions(k) for k in programs}
+    return Segments(programs, cutter.buffers, cutter.index, copied, converts)
 
 
 class _Cutter:
-    def __init__(self, written: Traced, plan: PlanFacts, info: StageSection, split_backward: bool) -> None:
-        self.graph = written.step.graph
+    def __init__(self, step: Step, plan: PlanFacts, info: StageSection, split_backward: bool) -> None:
+        self.graph = step.graph
         self.values = self.graph.values
         self.plan = plan
         self.info = info
@@ -384,6 +389,24 @@ class _Cutter:
             raise InternalError(
                 f"stage {self.info.index} never gets {self.values[v].name or f'value {v}'} as {text(layout)}"
             )
+
+    def conversions(self, k: int) -> frozenset[tuple[Form, bool]]:
+        """What program ``k`` converts, as an evaluator does that follows the plan's moves back to what is there."""
+        segment = self.segments[k]
+        here = {v for op in segment.ops for v in op.results}
+        have = {(v, self.made[v]) for v in here if v in self.made}
+        have.update(form for forms in segment.inputs.values() for form in forms)
+        found: set[tuple[Form, bool]] = set()
+        for form, late in {*self._reads(segment.ops), *segment.outputs.values()}:
+            (v, layout), remade = form, self._remade(form, late)
+            while (v, layout) not in have or remade:
+                source = self.came_from.get((v, remade), {}).get(layout)
+                if source is None or self.values[v].literal:
+                    break
+                found.add(((v, layout), remade))
+                layout = source
+                remade = remade and self._remade((v, layout), late)
+        return frozenset(found)
 
     def _larger(self, form: Form) -> bool:
         """Whether a device holds more of a value in this form than in that in which it was made."""
