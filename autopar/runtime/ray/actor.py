@@ -14,12 +14,12 @@ import functools
 import itertools
 import os
 import pickle
+import queue
 import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -160,17 +160,18 @@ class Host:
         return self._request(ticket, run)
 
     def _serve(self, driver: Link) -> None:
-        """Takes steps until the driver is gone. The connection's own thread waits for a step's results.
-
-        The next step's batch is read while a step is being dispatched.
-        """
-        with contextlib.suppress(LinkError), ThreadPoolExecutor(1) as reader, contextlib.closing(driver):
-            coming = reader.submit(driver.receive, 0)
+        """Takes steps until the driver is gone. Where there are results, the connection's own thread waits for them."""
+        requests: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
+        threading.Thread(target=_read, args=(driver, requests), name="requests", daemon=True).start()
+        with contextlib.suppress(LinkError), contextlib.closing(driver):
             for number in itertools.count():
-                request = coming.result()
-                coming = reader.submit(driver.receive, number + 1)
+                if (request := requests.get()) is None:
+                    break
                 finish = self._step(pickle.loads(request.data), {})
-                driver.send_later(number, functools.partial(_as_parts, finish))
+                if self._fetches:
+                    driver.send_later(number, functools.partial(_as_parts, finish))
+                else:
+                    driver.send(number, _as_parts(finish))
 
     def _step(self, step: Step, stored: Mapping[int, Any]) -> Callable[[], bytes]:
         """Dispatches a step when its turn comes; what is returned waits for its results and pickles them."""
@@ -269,6 +270,14 @@ class Host:
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             consequence = isinstance(error, LinkError)
             return Failure(str(error), "".join(traceback.format_exception(cause)), consequence)
+
+
+def _read(driver: Link, requests: queue.SimpleQueue[np.ndarray | None]) -> None:
+    """Reads requests while earlier ones are being dispatched: the next batch arrives during a step."""
+    with contextlib.suppress(LinkError):
+        for number in itertools.count():
+            requests.put(driver.receive(number))
+    requests.put(None)
 
 
 def _as_parts(finish: Callable[[], bytes]) -> list[np.ndarray]:
