@@ -43,21 +43,27 @@ def start(cpus: int) -> bool:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
             return False
-        with _loopback():
+        with _ours():
             count = max(cpus, os.cpu_count() or 1)
             ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
     return True
 
 
 @contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """What is started here listens on 127.0.0.1 only, and reports no usage to Ray's makers.
+def _ours() -> Iterator[None]:
+    """What is started here listens on 127.0.0.1 only, reports no usage to Ray's makers, and yields to nobody.
+
+    Ray starts its workers with a niceness of 15, which is for helpers beside a service; here they are the job itself.
 
     ``ray.init`` turns an asked 127.0.0.1 into the machine's address and then listens on all interfaces, except where
     Ray believes that it cannot span machines; so it is told that. Its processes read the environment, this one a
     constant that was set when ray was imported.
     """
-    told = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    told = {
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+    }
     before = {name: os.environ.get(name) for name in told}
     constant, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     os.environ.update(told)
