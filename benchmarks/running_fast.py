@@ -9,9 +9,11 @@ A chain of equal layers in 2 stages, 8 equal micro-batches. With a core for each
 and may take 1.10 times that. Processes take turns, each with some steps per round, dispatched one after another as in
 a training loop, which reads its metrics later: the two stages on one core (the local
 runtime, pinned to core 0), on two cores with the local runtime, and on two with Ray, each actor pinned to its core; the
-last two under GPipe's order and under 1F1B. Everywhere XLA computes one operation on one thread. Prints the medians
-over rounds, and of the ratios of a round. The bound is for the faster order: with two stages 1F1B holds two
-micro-batches, and every round trip of one between the stages is exposed; GPipe holds all and hides them.
+last two under GPipe's order and under 1F1B. Everywhere XLA computes one operation on one thread. Two cores that share
+caches, memory or, as hyper-threads, their units are slower together than one alone, whatever runs on them. So the same
+work is also run on both at once, a whole copy on each. Prints the medians over rounds, and of the ratios of a round,
+to both. The bound is for the faster order and a core beside a busy one: with two stages 1F1B holds two micro-batches,
+and every round trip of one between the stages is exposed; GPipe holds all and hides them.
 """
 
 import argparse
@@ -35,14 +37,15 @@ STAGES, MICROBATCHES = 2, 8
 LAYERS, WIDTH, ROWS = 24, 512, 512  # layers, features, rows of a micro-batch
 ROUNDS, STEPS = 10, 3
 LIMIT = 1.10
-MODES = ("one core", "local gpipe", "local 1f1b", "ray gpipe", "ray 1f1b")
+ALONE, BESIDE, BUSY = "one core", "beside a busy one", "the busy one"
+PIPELINES = ("local gpipe", "local 1f1b", "ray gpipe", "ray 1f1b")
 
 
 def main() -> int:
     """Measures, prints, writes; 1 if a bound breaks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--serve", choices=MODES, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=(ALONE, BUSY, *PIPELINES), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         return serve(args.serve)
@@ -54,25 +57,37 @@ def main() -> int:
 def measure(rounds: int) -> int:
     """Let the processes take turns."""
     env = {**os.environ, "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
-    servers = {mode: _started(mode, env) for mode in MODES}
+    servers = {mode: _started(mode, env) for mode in (ALONE, BUSY, *PIPELINES)}
     try:
         for server in servers.values():
             _answer(server)  # ready
         for _ in range(2):
-            {mode: _step_s(server) for mode, server in servers.items()}
-        found = [{mode: _step_s(server) for mode, server in servers.items()} for _ in range(rounds)]
+            _round(servers)
+        found = [_round(servers) for _ in range(rounds)]
     finally:
         for server in servers.values():
             server.stdin.close()
             server.wait(60)
     ideal = STAGES * MICROBATCHES / (MICROBATCHES + STAGES - 1)
-    ratios = {m: statistics.median(row[m] * ideal / row["one core"] for row in found) for m in MODES[1:]}
-    for mode in MODES:
-        said = f"  {ratios[mode]:.3f} of the ideal (limit {LIMIT:g})" if mode in ratios else ""
-        print(f"{mode:<12}{statistics.median(row[mode] for row in found) * 1e3:9.1f} ms per step{said}")
+    ratios = {
+        core: {m: statistics.median(row[m] * ideal / row[core] for row in found) for m in PIPELINES}
+        for core in (ALONE, BESIDE)
+    }
+    for mode in (ALONE, BESIDE, *PIPELINES):
+        said = [f"  {of[mode]:.3f} of the ideal of {core}" for core, of in ratios.items() if mode in of]
+        print(f"{mode:<18}{statistics.median(row[mode] for row in found) * 1e3:9.1f} ms per step{''.join(said)}")
     write_result(RESULTS / "running_fast.json", {"stamp": stamp(), "limit": LIMIT, "ratios": ratios, "seconds": found})
-    faster = [min(ratios[f"{runtime} {order}"] for order in ("gpipe", "1f1b")) for runtime in ("local", "ray")]
+    of = ratios[BESIDE]
+    faster = [min(of[f"{runtime} {order}"] for order in ("gpipe", "1f1b")) for runtime in ("local", "ray")]
     return int(max(faster) > LIMIT)
+
+
+def _round(servers: dict[str, subprocess.Popen]) -> dict[str, float]:
+    """Seconds of a step in every mode."""
+    found = {mode: _step_s(servers[mode]) for mode in (ALONE, *PIPELINES)}
+    for mode in (ALONE, BUSY):
+        _ask(servers[mode])
+    return found | {BESIDE: statistics.mean(float(_answer(servers[mode])) for mode in (ALONE, BUSY))}
 
 
 def _started(mode: str, env: dict[str, str]) -> subprocess.Popen:
@@ -80,7 +95,8 @@ def _started(mode: str, env: dict[str, str]) -> subprocess.Popen:
     every = os.sched_getaffinity(0)
     if mode.startswith("ray"):
         env = {**env, "NPROC": "1"}  # threads of each actor, which gets one core
-    os.sched_setaffinity(0, sorted(every)[: 1 if mode == "one core" else STAGES])  # which a new process inherits
+    cores = {ALONE: slice(0, 1), BUSY: slice(1, 2)}.get(mode, slice(STAGES))
+    os.sched_setaffinity(0, sorted(every)[cores])  # which a new process inherits
     try:
         command = [sys.executable, __file__, "--serve", mode]
         return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -95,9 +111,13 @@ def _answer(server: subprocess.Popen) -> str:
     return line
 
 
-def _step_s(server: subprocess.Popen) -> float:
+def _ask(server: subprocess.Popen) -> None:
     server.stdin.write("step\n")
     server.stdin.flush()
+
+
+def _step_s(server: subprocess.Popen) -> float:
+    _ask(server)
     return float(_answer(server))
 
 
@@ -107,7 +127,7 @@ def serve(mode: str) -> int:
     os.dup2(2, 1)  # what libraries print is no answer
     jax.config.update("jax_num_cpu_devices", STAGES)
     state, batch = example()
-    runtime, schedule = ("local", "gpipe") if mode == "one core" else mode.split()
+    runtime, schedule = ("local", "gpipe") if mode in (ALONE, BUSY) else mode.split()
     options = autopar.Options(stages=STAGES, microbatches=MICROBATCHES, remat="none", schedule=schedule)
     executable = autopar.compile(train_step, state, batch, cluster="cpu:2", options=options, runtime=runtime)
     if runtime == "ray":
