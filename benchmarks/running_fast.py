@@ -12,7 +12,7 @@ runtime, pinned to core 0), on two cores with the local runtime, and on two with
 last two under GPipe's order and under 1F1B. Everywhere XLA computes one operation on one thread. Two cores that share
 caches, memory or, as hyper-threads, their units are slower together than one alone, whatever runs on them. So the same
 work is also run on both at once, a whole copy on each. Prints the medians over rounds, and of the ratios of a round,
-to both. The bound is for the faster order and a core beside a busy one: with two stages 1F1B holds two micro-batches,
+to both. The bound is for the faster order and a core that works alone: with two stages 1F1B holds two micro-batches,
 and every round trip of one between the stages is exposed; GPipe holds all and hides them.
 """
 
@@ -77,7 +77,7 @@ def measure(rounds: int) -> int:
         said = [f"  {of[mode]:.3f} of the ideal of {core}" for core, of in ratios.items() if mode in of]
         print(f"{mode:<18}{statistics.median(row[mode] for row in found) * 1e3:9.1f} ms per step{''.join(said)}")
     write_result(RESULTS / "running_fast.json", {"stamp": stamp(), "limit": LIMIT, "ratios": ratios, "seconds": found})
-    of = ratios[BESIDE]
+    of = ratios[ALONE]
     faster = [min(of[f"{runtime} {order}"] for order in ("gpipe", "1f1b")) for runtime in ("local", "ray")]
     return int(max(faster) > LIMIT)
 
