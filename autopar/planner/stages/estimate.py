@@ -10,17 +10,15 @@ a micro-batch that waits for that keeps what it reads: residuals, what was compu
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.ir import NONE, REMATS, Op, Step, item_bytes
 from autopar.partition import Recomputable, StageSection
 from autopar.plan import CollectiveRecord, PlanFacts
-from autopar.planner.stages.cost import StageCost
 from autopar.planner.stages.keeping import Keeping, keeping
 from autopar.planner.stages.programs import PlannedStage
-from autopar.planner.stages.remat import Menu, Rungs, least_again
+from autopar.planner.stages.remat import Menu, least_again
 from autopar.schedule import Flight
 from autopar.sharding.layout import Layout, local_size
 
@@ -194,8 +192,8 @@ def estimate(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, 
         backward_s * weights / max(sum(work.values()), 1.0),
         plan.phase_s["update"],
         sum(n for kind, n in plan.memory.items() if kind in _STATIC)
-        + _sums_bytes(step, info, plan)
-        + _prepared_bytes(step, plan)
+        + _sums_bytes(stage)
+        + _prepared_bytes(stage)
         + waiting,
         residual,
         plan.peak_bytes + waiting,
@@ -247,103 +245,32 @@ def together(units: Sequence[Estimate]) -> Estimate:
     )
 
 
-@dataclass(frozen=True)
-class Sums:
-    """Running sums over a chain of units, each planned alone on one shape of submesh.
-
-    Lists, as their numbers are read one by one.
-
-    Attributes:
-      missing: how many of the first units have no plan.
-      microbatch_s, once_s, peak_bytes, kept_bytes: of the first units together, the peak but for what is passing.
-      passing_bytes: of units ``i .. j - 1``, the largest: row ``i``, column ``j``.
-      rungs: what they may compute again.
-    """
-
-    missing: list[float]
-    microbatch_s: list[float]
-    once_s: list[float]
-    peak_bytes: list[float]
-    kept_bytes: list[float]
-    passing_bytes: list[list[float]]
-    rungs: Rungs
-
-    @classmethod
-    def of(cls, units: Sequence[Estimate | None]) -> Sums:
-        """The sums over ``units``; None is a unit that does not fit."""
-
-        def running(number: Callable[[Estimate], float]) -> list[float]:
-            return list(itertools.accumulate((0.0 if e is None else number(e) for e in units), initial=0.0))
-
-        passing = [0.0 if e is None else float(e.passing_bytes) for e in units]
-        return cls(
-            list(itertools.accumulate((float(e is None) for e in units), initial=0.0)),
-            running(lambda e: e.microbatch_s),
-            running(lambda e: e.once_s),
-            running(lambda e: e.held_bytes),
-            running(lambda e: e.kept_bytes),
-            [[0.0] * (i + 1) + list(itertools.accumulate(passing[i:], max)) for i in range(len(units))],
-            Rungs.of([() if e is None else e.menus[0] for e in units]),
-        )
-
-    def again_s(self, first: int, stop: int, in_flight: int, memory_bytes: float) -> float:
-        """Seconds of recomputation per micro-batch with which a stage fits; infinite if it does not.
-
-        Args:
-          first, stop: its units, ``stop`` excluded.
-          in_flight: micro-batches that it holds at a time.
-          memory_bytes: of one device.
-        """
-        if self.missing[stop] > self.missing[first]:
-            return math.inf
-        room = memory_bytes - self.peak_bytes[stop] + self.peak_bytes[first] - self.passing_bytes[first][stop]
-        kept = self.kept_bytes[stop] - self.kept_bytes[first]
-        if room >= (in_flight - 1) * kept:
-            return 0.0
-        if room < 0 or in_flight == 1:
-            return math.inf
-        return self.rungs.least_s(first, stop, kept - room / (in_flight - 1))
-
-    def cost(self, first: int, stop: int, again_s: float) -> StageCost:
-        """What the partition search minimises, with so much recomputation per micro-batch."""
-        microbatch_s = self.microbatch_s[stop] - self.microbatch_s[first] + again_s
-        return StageCost(max(microbatch_s, 0.0), max(self.once_s[stop] - self.once_s[first], 0.0))
-
-
 def _work(op: Op) -> float:
     inner = sum(_work(o) for region in op.regions for o in region.ops)
     return op.rule.flops + inner * (op.loop.length if op.loop is not None else 1)
 
 
-def _loop(step: Step) -> Op:
-    return next(op for op in step.graph.ops if op.loop is not None and not op.where.mark)
-
-
-def _sums(step: Step, info: StageSection) -> tuple[int, ...]:
-    """What is added up in the loop: value ids inside it."""
-    loop = _loop(step)
-    assert loop.loop is not None
-    (body,) = loop.regions
-    first = loop.loop.consts
-    return body.inputs[first : first + len(info.section.summed)]
-
-
-def _sums_bytes(step: Step, info: StageSection, plan: PlanFacts) -> int:
-    sums = [step.graph.values[v] for v in _sums(step, info)]
+def _sums_bytes(stage: PlannedStage) -> int:
+    """What is added up in the loop."""
+    assert stage.loop.loop is not None
+    (body,) = stage.loop.regions
+    first = stage.loop.loop.consts
+    sums = [stage.step.graph.values[v] for v in body.inputs[first : first + len(stage.info.section.summed)]]
+    plan = stage.plan
     return sum(local_size(v.shape, plan.layouts[v.id], plan.mesh_shape) * item_bytes(v.dtype) for v in sums)
 
 
-def _prepared_bytes(step: Step, plan: PlanFacts) -> int:
+def _prepared_bytes(stage: PlannedStage) -> int:
     """What is made before the loop and read in it: casts and gathered copies of parameters."""
-    loop = _loop(step)
+    loop, plan, graph = stage.loop, stage.plan, stage.step.graph
     assert loop.loop is not None
     (body,) = loop.regions
-    inputs = set(step.graph.inputs)
+    inputs = set(graph.inputs)
     made: dict[tuple[int, Layout], int] = {}
     for v, inner in zip(loop.operands[: loop.loop.consts], body.inputs, strict=False):
         layout = plan.layouts[inner]
         if v not in inputs or plan.layouts[v] != layout:
-            value = step.graph.values[v]
+            value = graph.values[v]
             made[v, layout] = local_size(value.shape, layout, plan.mesh_shape) * item_bytes(value.dtype)
     return sum(made.values())
 

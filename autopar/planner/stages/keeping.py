@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from autopar.ir import NONE, REMATS, Op, item_bytes
 from autopar.partition import Recomputable
 from autopar.plan import PlanFacts
-from autopar.planner.stages.programs import PlannedStage, Programs, stage_programs
+from autopar.planner.stages.programs import PlannedStage, Programs, stage_programs, total
 from autopar.planner.stages.remat import Again, Menu
 from autopar.sharding.layout import Layout, local_size
 from autopar.sharding.strategy import named
@@ -148,9 +148,7 @@ def keeping(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, i
     (body,) = loop.regions
     received = set(graph.inputs[len(info.section.whole) :])
     layouts = {inner: plan.layouts[inner] for v, inner in zip(loop.operands, body.inputs, strict=True) if v in received}
-    talk_s: dict[int, float] = {}
-    for site in stage.sites:
-        talk_s[site.op] = talk_s.get(site.op, 0.0) + site.seconds
+    talk_s = stage.talk_s
     forward: list[Forward] = []
     gradients: dict[int, Layout] = {}
     read: tuple[set[int], set[int]] = (set(), set())
@@ -159,7 +157,7 @@ def keeping(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, i
         mark = int(op.where.mark) if op.where.mark else -1
         if mark not in info.backward:
             unit = recomputable.unit(mark, *units) - units[0]
-            seconds = (stage.op_s(op) + _sum_inside(op, talk_s)) / stage.microbatches
+            seconds = (total(op, stage.work_s) + total(op, talk_s)) / stage.microbatches
             forward.append(Forward(mark, unit, op.operands, op.results, seconds))
             layouts.update(_made(op, plan))
         elif mark in info.weight or not late.isdisjoint(op.operands):
@@ -185,11 +183,6 @@ def _made(op: Op, plan: PlanFacts) -> Iterable[tuple[int, Layout]]:
     strategy = named(op.rule, plan.mesh_shape, plan.ops[op.id])
     assert strategy is not None
     return zip(op.results, strategy.results, strict=True)
-
-
-def _sum_inside(op: Op, numbers: Mapping[int, float]) -> float:
-    inner = (_sum_inside(o, numbers) for region in op.regions for o in region.ops)
-    return numbers.get(op.id, 0.0) + sum(inner)
 
 
 __all__ = ["Forward", "Held", "Keeping", "keeping"]

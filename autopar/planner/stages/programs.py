@@ -39,9 +39,13 @@ class PlannedStage:
     work_s: Mapping[int, float] = field(repr=False)
     sites: Sequence[Site] = field(repr=False)
 
-    def op_s(self, op: Op) -> float:
-        """Seconds of compute per step of an op, with the ops inside it."""
-        return self.work_s.get(op.id, 0.0) + sum(map(self.op_s, _inside(op)))
+    @property
+    def talk_s(self) -> dict[int, float]:
+        """Op id -> seconds per step of what it communicates."""
+        found: dict[int, float] = {}
+        for site in self.sites:
+            found[site.op] = found.get(site.op, 0.0) + site.seconds
+        return found
 
     @property
     def loop(self) -> Op:
@@ -109,7 +113,7 @@ def _bytes(stage: PlannedStage, parts: Segments, names: Iterable[str]) -> int:
 def _work_again_s(stage: PlannedStage, parts: Segments, k: int) -> float:
     """Seconds of compute per step of what a program runs again."""
     ids = parts.again.get(k, frozenset())
-    return sum(stage.op_s(op) for op in stage.loop.regions[0].ops if op.id in ids)
+    return sum(total(op, stage.work_s) for op in stage.loop.regions[0].ops if op.id in ids)
 
 
 def _talk_again(stage: PlannedStage, parts: Segments, k: int) -> list[Site]:
@@ -125,6 +129,11 @@ def _talk_again(stage: PlannedStage, parts: Segments, k: int) -> list[Site]:
     ]
 
 
+def total(op: Op, numbers: Mapping[int, float]) -> float:
+    """A number per op id, added up over an op and the ops inside it."""
+    return numbers.get(op.id, 0.0) + sum(total(inner, numbers) for inner in _inside(op))
+
+
 def _inside(op: Op) -> Iterable[Op]:
     return (inner for region in op.regions for inner in region.ops)
 
@@ -133,4 +142,4 @@ def _ids(op: Op) -> list[int]:
     return [op.id, *(i for inner in _inside(op) for i in _ids(inner))]
 
 
-__all__ = ["PlannedStage", "Programs", "stage_programs"]
+__all__ = ["PlannedStage", "Programs", "stage_programs", "total"]

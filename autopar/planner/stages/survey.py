@@ -22,9 +22,10 @@ from autopar.partition import StageSection
 from autopar.planner.options import Options
 from autopar.planner.search import PricedPlan, plan_at_prices
 from autopar.planner.stages.cost import Span, StageCost
-from autopar.planner.stages.estimate import Estimate, Sums, estimate, together
+from autopar.planner.stages.estimate import Estimate, estimate, together
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.programs import PlannedStage
+from autopar.planner.stages.sums import Sums
 from autopar.schedule import Flight
 
 _HALVES = 8  # so many devices are tried as two halves, too
