@@ -229,27 +229,32 @@ def shutdown() -> None:
         executable.close()
 
 
+def _workers(plan: Plan) -> list[tuple[Cluster, int]]:
+    """For each worker, the island that it is on, and how many devices it has."""
+    cluster = Cluster.from_dict(plan.cluster)
+    ranges = dict.fromkeys(stage.devices for stage in plan.stages)
+    return [(cluster.islands[cluster.island_at(start)], stop - start) for start, stop in ranges]
+
+
 def _hosts(plan: Plan) -> list[int]:
     """For each worker, over how many hosts its devices reach."""
-    cluster = Cluster.from_dict(plan.cluster)
-    workers = dict.fromkeys(stage.devices for stage in plan.stages)
-    sizes = {start: cluster.islands[cluster.island_at(start)].levels[0].size for start, _ in workers}
-    return [-(-(stop - start) // sizes[start]) for start, stop in workers]
+    return [-(-devices // island.levels[0].size) for island, devices in _workers(plan)]
 
 
 def _accelerators(plan: Plan) -> list[str] | None:
-    """For each worker, the type of its hosts; None where all are of one."""
-    cluster = Cluster.from_dict(plan.cluster)
-    if len({island.device.name for island in cluster.islands}) == 1:
+    """For each worker, the type of its hosts; None where all of the cluster are of one."""
+    if len(_kinds(plan)) == 1:
         return None
-    workers = dict.fromkeys(stage.devices for stage in plan.stages)
-    return [accelerator(cluster.islands[cluster.island_at(start)].device.name) for start, _ in workers]
+    return [accelerator(island.device.name) for island, _ in _workers(plan)]
 
 
 def _platform(plan: Plan) -> str:
     """What jax calls the devices of a plan."""
-    devices = [island.device.name for island in Cluster.from_dict(plan.cluster).islands]
-    return "cpu" if set(devices) == {"cpu"} else "cuda"
+    return "cpu" if _kinds(plan) == {"cpu"} else "cuda"
+
+
+def _kinds(plan: Plan) -> set[str]:
+    return {island.device.name for island in Cluster.from_dict(plan.cluster).islands}
 
 
 def _part(leaf: Any, part: Part) -> Any:
