@@ -106,17 +106,23 @@ def test_one_stage_of_many_prices(points, microbatches, fill):
     assert found.bound_s == found.best.step_s
 
 
+def check_costs(found, cost, microbatches, fill):
+    """All differ, and cost what their stages cost."""
+    assert len({p.spans for p in found.partitions}) == len(found.partitions) <= 8
+    for p in found.partitions:
+        assert p.costs == tuple(cost(s.first, s.stop, s.shape, p.stages - i) for i, s in enumerate(p.spans))
+        assert p.step_s == pytest.approx(partition_s(p.costs, microbatches, fill), rel=1e-9)
+
+
 def check_finalists(found, sizes, cost, units, devices, microbatches, max_stages, fill):
     """Each is what it says it is; all differ; the best comes first."""
-    assert len({p.spans for p in found.partitions}) == len(found.partitions) <= 8
+    check_costs(found, cost, microbatches, fill)
     assert [p.step_s for p in found.partitions] == sorted(p.step_s for p in found.partitions)
     for p in found.partitions:
         assert [p.spans[0].first, *(s.stop for s in p.spans)] == [*(s.first for s in p.spans), units]
         assert all(s.first < s.stop for s in p.spans) and p.stages <= max_stages
         used = sum(sizes[s.shape] for s in p.spans)
         assert used == devices or (found.idle and used < devices)
-        assert p.costs == tuple(cost(s.first, s.stop, s.shape, p.stages - i) for i, s in enumerate(p.spans))
-        assert p.step_s == pytest.approx(partition_s(p.costs, microbatches, fill), rel=1e-9)
 
 
 @settings(max_examples=150, deadline=None)

@@ -83,7 +83,7 @@ def test_optimal(chain, microbatches, max_stages, fill):
 
 def check_finalists(found, shapes, devices, cost, microbatches, fill):
     """Each is what it says it is, and stays within its islands."""
-    assert len({p.spans for p in found.partitions}) == len(found.partitions) <= 8
+    alike.check_costs(found, cost, microbatches, fill)
     for p in found.partitions:
         used = [
             sum(shapes[s.shape].devices for s in p.spans if shapes[s.shape].island == k) for k in range(len(devices))
@@ -92,8 +92,6 @@ def check_finalists(found, shapes, devices, cost, microbatches, fill):
             assert all(n <= full for n, full in zip(used, devices, strict=True))
         else:
             assert all(n in (0, full) for n, full in zip(used, devices, strict=True))
-        assert p.costs == tuple(cost(s.first, s.stop, s.shape, p.stages - i) for i, s in enumerate(p.spans))
-        assert p.step_s == pytest.approx(partition_s(p.costs, microbatches, fill), rel=1e-9)
 
 
 @settings(max_examples=200, deadline=None)
