@@ -23,7 +23,7 @@ def made(flavour):
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_flavour_trains(flavour):
     state, step, batch = made(flavour)
-    step = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
+    step = jax.jit(step)
     losses = []
     for _ in range(15):
         state, metrics = step(state, batch)
