@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -46,9 +47,8 @@ class LocalRuntime:
         }
         lists = instructions(pipeline)
         order = check_instructions(pipeline, lists)
-        mail: dict[Register, jax.Array] = {}
-        self._mail = mail
-        self._ports = _Ports(programs, self._shardings, mail, frozenset().union(*(donated(code) for code in lists)))
+        reused = frozenset().union(*(donated(code) for code in lists))
+        self._ports = _Ports(pipeline, programs, self._shardings, reused)
         self._workers = [Interpreter(w, code, self._ports) for w, code in enumerate(lists)]
         remaining = [iter(worker.operations) for worker in self._workers]
         self._order: list[tuple[int, Operation]] = [(w, next(remaining[w])) for w, _ in order]
@@ -181,7 +181,7 @@ class LocalRuntime:
 
     def _lose(self) -> None:
         self._loaded = False
-        self._mail.clear()
+        self._ports.clear()
         for worker in self._workers:
             worker.clear()
 
@@ -193,10 +193,11 @@ class _Interrupted(StageError):
 class _Ports:
     """Programs are called, messages are put onto the receiver's devices."""
 
-    def __init__(self, programs, shardings, mail: dict[Register, jax.Array], reused: frozenset[Register]):
+    def __init__(self, pipeline, programs, shardings, reused: frozenset[Register]):
+        self._pipeline = pipeline
         self._programs = programs
         self._shardings = shardings
-        self._mail = mail
+        self._arrived: dict[Register, deque[Any]] = defaultdict(deque)  # sent and not yet received
         self._reused = reused
         self.patient = threading.Event()  # set while every worker has a thread, so that a message may come later
 
@@ -206,24 +207,27 @@ class _Ports:
             raise PlanError(f"stage {run.stage} has no compiled function for its program {run.program!r}")
         return program
 
-    def send(self, send: Send) -> Callable[[jax.Array], None]:
-        mail, source, target = self._mail, send.source, send.target
-        put = handover(self._shardings[source.stage, source.buffer], self._shardings[target.stage, target.buffer])
+    def send(self, send: Send) -> Callable[[Any], None]:
+        source, target = send.source, send.target
+        arrived = self._arrived[target]
+        buffer = self._pipeline.stages[target.stage].buffers[target.buffer]
+        here, there = (self._shardings[r.stage, r.buffer] for r in (source, target))
+        put = handover(here, there, buffer.shape, buffer.dtype)
 
-        def operation(value: jax.Array) -> None:
-            mail[target] = put(value)
+        def operation(value: Any) -> None:
+            arrived.append(put(value))
 
         return operation
 
-    def receive(self, receive: Recv) -> Callable[[], jax.Array]:
-        mail, target = self._mail, receive.target
+    def receive(self, receive: Recv) -> Callable[[], Any]:
+        arrived = self._arrived[receive.target]
 
-        def operation() -> jax.Array:
-            while target not in mail:
+        def operation() -> Any:
+            while not arrived:
                 if not self.patient.is_set():
                     raise _Interrupted(f"worker {receive.worker} did not send {receive.source}")
                 time.sleep(2e-5)
-            return mail.pop(target)
+            return arrived.popleft()
 
         return operation
 
@@ -238,3 +242,8 @@ class _Ports:
 
     def wait(self, arrays: Sequence[jax.Array]) -> None:
         jax.block_until_ready(arrays)
+
+    def clear(self) -> None:
+        """Forgets what was sent."""
+        for arrived in self._arrived.values():
+            arrived.clear()

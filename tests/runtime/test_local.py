@@ -148,10 +148,26 @@ def test_handover_puts_an_array_where_it_shall_be(source, target):
     )
     value = np.arange(12.0, dtype=np.float32).reshape(4, 3)
     array = jax.device_put(value, here)
-    moved = handover(here, there)(array)
+    moved = handover(here, there, value.shape, "float32")(array)
     assert moved.sharding == there
     jax.jit(lambda x: -x, donate_argnums=0)(array).block_until_ready()  # its memory may be taken
     np.testing.assert_array_equal(moved, value)
+
+
+@pytest.mark.parametrize("size", [4, 1 << 20])
+def test_handover_between_single_devices_shares_no_memory(size):
+    here, there = (NamedSharding(Mesh(np.array([device]), ("d",)), P()) for device in jax.devices()[:2])
+    value = np.arange(size, dtype=np.float32)
+    put = handover(here, there, value.shape, "float32")
+    array = jax.block_until_ready(jax.device_put(value, here))
+    moved = put(array)
+    again = put(moved if isinstance(moved, np.ndarray) else array)
+    jax.jit(lambda x: -x, donate_argnums=0)(array).block_until_ready()  # its memory may be taken
+    late = put(jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, y: y + 1, x), out_shardings=here)(value))
+    doubled = jax.jit(lambda x: 2 * x, in_shardings=there, donate_argnums=0)(again)  # and that of what arrived
+    np.testing.assert_array_equal(doubled, 2 * value)
+    np.testing.assert_array_equal(moved, value)
+    np.testing.assert_array_equal(late, value + 200)
 
 
 @pytest.mark.parametrize("spec", [P(), P("d"), P(None, "d")])

@@ -29,14 +29,17 @@ from jax.sharding import NamedSharding
 
 from autopar.runtime.arrays import cut, mesh_of, sharding
 from autopar.runtime.check import check_instructions
+from autopar.runtime.handover import feeding
 from autopar.runtime.instructions import Register, instructions
 from autopar.runtime.interpreter import Interpreter, Span, donated
-from autopar.runtime.ray import cluster, links
+from autopar.runtime.ray import cluster, doors
+from autopar.runtime.ray.doors import Address, Door
 from autopar.runtime.ray.links import Link, LinkError
 from autopar.runtime.ray.mail import Mail
 from autopar.runtime.ray.messages import Done, Failure, Hello, Order, Parts, Step, parts_of
 from autopar.runtime.ray.ports import Post, RayPorts, peers
 from autopar.runtime.ray.programs import unpack
+from autopar.schedule import Buffer
 
 _CONNECT_S = 20.0
 _ATTEND_S = 10.0
@@ -54,15 +57,12 @@ class Host:
 
     def hello(self, addresses: Mapping[str, str]) -> Hello:
         """Who and where it is; ``addresses`` are those of Ray's nodes, where the actors listen too."""
-        self._address = addresses[ray.get_runtime_context().get_node_id()]
-        self._server = links.listen(self._address)
-        port = self._server.getsockname()[1]
-        return Hello(socket.gethostname(), cluster.machine(), self._address, port, os.getpid())
+        self._door = Door(addresses[ray.get_runtime_context().get_node_id()])
+        return Hello(socket.gethostname(), cluster.machine(), os.getpid(), self._door.address)
 
     def free_port(self) -> int:
         """A port that is free now, for the coordinator of jax.distributed."""
-        with links.listen(self._address) as server:
-            return server.getsockname()[1]
+        return doors.free_port(self._door.address.host)
 
     def join(self, coordinator: str, count: int, number: int) -> Failure | None:
         """Joins the other hosts of its worker."""
@@ -79,7 +79,7 @@ class Host:
         """Number of devices of this actor."""
         return self._guard(lambda: len(jax.local_devices()))
 
-    def connect(self, order: Order, addresses: list[tuple[str, int]], key: bytes) -> set[int] | Failure:
+    def connect(self, order: Order, addresses: list[Address], key: bytes) -> set[int] | Failure:
         """Connects to its peers.
 
         Returns:
@@ -112,7 +112,8 @@ class Host:
 
         def run() -> None:
             for register, (reference,) in leaves.items():
-                self._interpreter.write(register, self._place(register, ray.get(reference)))
+                buffer = self._pipeline.stages[register.stage].buffers[register.buffer]
+                self._interpreter.write(register, self._place(register.stage, buffer)(ray.get(reference)))
 
         return self._request(ticket, run)
 
@@ -124,8 +125,8 @@ class Host:
         """
 
         def run() -> bool:
-            with contextlib.suppress(TimeoutError), self._server:
-                if (caller := links.accept(self._server, key, _ATTEND_S)) is not None:
+            with contextlib.suppress(TimeoutError), self._door:
+                if (caller := self._door.accept(key, _ATTEND_S)) is not None:
                     driver = Link(caller[1], "the driver")
                     threading.Thread(target=self._serve, args=(driver,), name="steps", daemon=True).start()
                     return True
@@ -198,13 +199,13 @@ class Host:
 
         return finish
 
-    def _connect(self, order: Order, addresses: list[tuple[str, int]], key: bytes) -> set[int]:
+    def _connect(self, order: Order, addresses: list[Address], key: bytes) -> set[int]:
         wanted = peers(order.pipeline, order.place)
         me = order.place.number
         missing = set()
         for number in sorted(n for n in wanted if n > me):  # the lower number calls; the other's backlog keeps it
             try:
-                channel = links.connect(addresses[number], me, key, _CONNECT_S)
+                channel = doors.connect(addresses[number], me, key, _CONNECT_S)
                 self._posts[number] = Link(channel, _name(number))
             except OSError:
                 missing.add(number)
@@ -212,7 +213,7 @@ class Host:
         until = time.monotonic() + _CONNECT_S
         while waited - self._posts.keys() and (left := until - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
-                if (caller := links.accept(self._server, key, left)) is not None:
+                if (caller := self._door.accept(key, left)) is not None:
                     self._posts[caller[0]] = Link(caller[1], _name(caller[0]))
         return missing | (waited - self._posts.keys())
 
@@ -234,6 +235,11 @@ class Host:
         code = lists[place.worker]
         self._ports = RayPorts(pipeline, place, programs, meshes, self._posts, donated(code))
         self._interpreter = Interpreter(place.worker, code, self._ports)
+        self._feeding = {
+            n: self._place(f.stage, pipeline.stages[f.stage].buffers[f.buffer])
+            for n, f in enumerate(pipeline.feeds)
+            if self._mine(f.stage)
+        }
         self._fetches = [
             (n, Register(f.stage, f.buffer)) for n, f in enumerate(pipeline.fetches) if self._mine(f.stage)
         ]
@@ -242,14 +248,13 @@ class Host:
         return self._pipeline.schedule.worker_of[stage] == self._worker
 
     def _feed(self, feeds: Mapping[int, np.ndarray]) -> None:
+        # Copies: the store's memory is shared, and a program may reuse that of its arguments.
         for number, value in feeds.items():
             for register, part in cut(self._pipeline, self._pipeline.feeds[number], value).items():
-                self._interpreter.write(register, self._place(register, part))
+                self._interpreter.write(register, self._feeding[number](part))
 
-    def _place(self, register: Register, value: np.ndarray) -> jax.Array:
-        # Copies: the store's memory is shared, and a program may reuse that of its arguments.
-        where = self._shardings[register.stage, register.buffer]
-        return jax.make_array_from_callback(value.shape, where, lambda index: np.array(value[index]))
+    def _place(self, stage: int, buffer: Buffer) -> Callable[[np.ndarray], jax.Array]:
+        return feeding(self._shardings[stage, buffer.name], buffer.shape, buffer.dtype)
 
     def _request(self, ticket: int, run: Callable[[], Any]) -> Any:
         """Runs ``run`` when its turn comes."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from autopar.runtime.ray import links
+from autopar.runtime.ray import doors
 from autopar.runtime.ray.links import Link, LinkError
 from autopar.runtime.ray.messages import Done, Hello
 
@@ -76,7 +76,7 @@ def reach(hellos: Sequence[Hello], key: bytes) -> Control | None:
     ends: list[Link] = []
     try:
         for number, hello in enumerate(hellos):
-            channel = links.connect((hello.address, hello.port), len(hellos), key, _CONNECT_S)
+            channel = doors.connect(hello.address, len(hellos), key, _CONNECT_S)
             ends.append(Link(channel, f"actor {number}"))
     except OSError:
         for end in ends:

@@ -1,19 +1,14 @@
-"""Direct connections between workers: framed bytes over TCP, one connection per pair.
+"""Direct connections between workers: framed bytes over a socket, one per pair.
 
 A frame is a header of 16 bytes (tag, length) and its bytes. Nobody sends back; order within a connection is kept.
 A small message whose bytes are ready is written at once by the thread that sends it; anything else goes to the
 connection's own thread, which waits for the array and writes it, so that sending never waits. The receiver reads in
 the thread that needs the message, straight into the memory that the array will use.
-
-Before the first frame both ends prove that they know the run's key (HMAC of a fresh nonce), so that nothing else on
-the network can talk to a worker.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hmac
-import os
 import queue
 import socket
 import struct
@@ -29,7 +24,6 @@ Parts = Sequence[np.ndarray]
 _HEADER = struct.Struct("<QQ")
 _SMALL_BYTES = 1 << 16
 _ALIGNMENT = 64  # of memory that jax can use as it is
-_NONCE_BYTES = 32
 
 
 class LinkError(StageError):
@@ -40,13 +34,14 @@ class Link:
     """One end of a connection to another worker.
 
     Args:
-      channel: a connected socket, with the keys exchanged.
+      channel: a connected socket, as :mod:`~.doors` makes them.
       name: the other end, for messages.
     """
 
     def __init__(self, channel: socket.socket, name: str):
         channel.settimeout(None)
-        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if channel.family != socket.AF_UNIX:
+            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             channel.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
         self._socket = channel
@@ -181,64 +176,6 @@ def aligned(size: int) -> np.ndarray:
     block = np.empty(size + _ALIGNMENT, np.uint8)
     skip = -block.ctypes.data % _ALIGNMENT
     return block[skip : skip + size]
-
-
-def listen(address: str) -> socket.socket:
-    """Listens on a free port of ``address``."""
-    return socket.create_server((address, 0), backlog=256)
-
-
-def accept(server: socket.socket, key: bytes, timeout_s: float) -> tuple[int, socket.socket] | None:
-    """Waits for another worker.
-
-    Returns:
-      Its number and the connection; None if something without the key called.
-
-    Raises:
-      TimeoutError: nobody called in time.
-    """
-    server.settimeout(timeout_s)
-    channel, _ = server.accept()
-    channel.settimeout(timeout_s)
-    with contextlib.suppress(OSError):
-        theirs = _exactly(channel, _NONCE_BYTES + 8)
-        mine = os.urandom(_NONCE_BYTES)
-        channel.sendall(mine + _proof(key, b"accept", theirs, mine))
-        if hmac.compare_digest(_exactly(channel, 32), _proof(key, b"connect", theirs, mine)):
-            return int.from_bytes(theirs[_NONCE_BYTES:], "little"), channel
-    channel.close()
-    return None
-
-
-def connect(address: tuple[str, int], me: int, key: bytes, timeout_s: float) -> socket.socket:
-    """Connects to another worker as number ``me``.
-
-    Raises:
-      OSError: it cannot be reached, or does not know the key.
-    """
-    channel = socket.create_connection(address, timeout=timeout_s)
-    mine = os.urandom(_NONCE_BYTES) + me.to_bytes(8, "little")
-    channel.sendall(mine)
-    theirs, proof = _exactly(channel, _NONCE_BYTES), _exactly(channel, 32)
-    if not hmac.compare_digest(proof, _proof(key, b"accept", mine, theirs)):
-        channel.close()
-        raise ConnectionRefusedError(f"{address} does not know the key of this run")
-    channel.sendall(_proof(key, b"connect", mine, theirs))
-    return channel
-
-
-def _proof(key: bytes, role: bytes, caller: bytes, server: bytes) -> bytes:
-    return hmac.digest(key, role + caller + server, "sha256")
-
-
-def _exactly(channel: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = channel.recv(size - len(data))
-        if not more:
-            raise ConnectionResetError("the other end closed the connection")
-        data += more
-    return data
 
 
 def _bytes(part: np.ndarray) -> memoryview:

@@ -11,6 +11,7 @@ import numpy as np
 
 from autopar.runtime.boxes import Box, slices
 from autopar.runtime.interpreter import Span
+from autopar.runtime.ray.doors import Address
 from autopar.runtime.ray.ports import Place
 from autopar.runtime.ray.programs import Parcel
 from autopar.schedule import Buffer, Pipeline
@@ -38,15 +39,14 @@ class Hello:
     Attributes:
       host: its host's name.
       machine: whose process ids it shares.
-      address, port: where it listens.
       pid: its process.
+      address: where it listens.
     """
 
     host: str
     machine: str
-    address: str
-    port: int
     pid: int
+    address: Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,10 @@ from jax.sharding import Mesh
 
 from autopar.runtime.arrays import sharding
 from autopar.runtime.boxes import Box, Piece, boxes, routes, sizes, slices
+from autopar.runtime.handover import assembling, stays_on_host
 from autopar.runtime.instructions import Copy, Recv, Register, Run, Send
 from autopar.runtime.ray.links import Parts, aligned
 from autopar.schedule import Pipeline
-
-_HOST_BYTES = 1 << 14  # up to here a program of one device takes what arrived as it is
 
 
 class Post(Protocol):
@@ -113,7 +112,7 @@ class RayPorts:
         keep = send.source in self._reused
 
         def operation(value: Any) -> None:
-            if isinstance(value, jax.Array) and not value.is_ready():  # type: ignore[attr-defined]
+            if not isinstance(value, np.ndarray) and isinstance(value, jax.Array) and not value.is_ready():  # type: ignore[attr-defined]
                 if keep:
                     value = jax.numpy.copy(value)  # a later program may take the memory before it is sent
                 for post, take in ways:
@@ -140,19 +139,20 @@ class RayPorts:
         mesh = self._meshes[receive.target.stage]
         where = sharding(buffer, mesh)
 
+        assemble = assembling(where, buffer.shape, buffer.dtype)
+
         if mesh.devices.size == len(ways) == 1 and ways[0][1][0].shape == buffer.shape:
             ((post, _),) = ways
-            small = math.prod(buffer.shape) * dtype.itemsize <= _HOST_BYTES
-            on_host = small and mesh.devices.item().platform == "cpu"
+            on_host = stays_on_host(where, buffer.shape, buffer.dtype)
 
             def whole() -> Any:
                 value = post.receive(tag()).view(dtype).reshape(buffer.shape)
-                return value if on_host else jax.device_put(value, where)
+                return value if on_host else assemble([value])
 
             return whole
 
         local = [
-            (device, box)
+            box
             for device, box in zip(mesh.devices.flat, boxes(buffer, stage.mesh), strict=True)
             if device.process_index == jax.process_index()
         ]
@@ -161,8 +161,7 @@ class RayPorts:
             found: dict[Box, np.ndarray] = {}
             for post, pieces in ways:
                 _place(post.receive(tag()), pieces, dtype, found)
-            shards = [jax.device_put(found[box], device) for device, box in local]
-            return jax.make_array_from_single_device_arrays(buffer.shape, where, shards)
+            return assemble([found[box] for box in local])
 
         return operation
 

@@ -206,7 +206,7 @@ class RayRuntime:
             first = Place(worker, 0, self._hosts).number
             if count > 1:
                 port = ray.get(self._actors[first].free_port.remote(), timeout=_START_S)
-                coordinator = f"{self._hellos[first].address}:{port}"
+                coordinator = f"{self._hellos[first].address.host}:{port}"
                 futures += [self._actors[first + h].join.remote(coordinator, count, h) for h in range(count)]
         self._collect(futures, "joining the hosts of a stage")
         found = self._collect([actor.devices.remote() for actor in self._actors], "counting devices")
@@ -233,7 +233,7 @@ class RayRuntime:
         ]
         unreachable = [peers(self._pipeline, place) for place in self._places]
         if transfer != "object_store":
-            addresses = [(hello.address, hello.port) for hello in self._hellos]
+            addresses = [hello.address for hello in self._hellos]
             key = secrets.token_bytes(32)
             calls = [a.connect.remote(o, addresses, key) for a, o in zip(self._actors, orders, strict=True)]
             unreachable = self._collect(calls, "connecting")
@@ -363,7 +363,7 @@ class RayRuntime:
             return word
         hello = self._hellos[number]
         part = f", host {place.host} of {self._hosts[place.worker]}" if self._hosts[place.worker] > 1 else ""
-        return f"{word} (worker {place.worker}{part}, on {hello.host} at {hello.address}, process {hello.pid})"
+        return f"{word} (worker {place.worker}{part}, on {hello.host} at {hello.address.host}, process {hello.pid})"
 
     def _release(self) -> None:
         if self._control is not None:
