@@ -83,25 +83,35 @@ class PricedPlan:
     sites: tuple[Site, ...] = field(repr=False)
 
 
-def plan_at_prices(step: Step, cluster: Cluster, options: Options, prices: Sequence[float]) -> list[PricedPlan]:
-    """The best plans on ``options.mesh`` in unlimited memory, one for each price of memory, seconds per GiB.
+class AnyPrice:
+    """Plans of a step on one mesh in unlimited memory, whatever memory costs: the program is built once.
+
+    Args:
+      step: the traced step.
+      cluster: the machine.
+      options: what to search on ``options.mesh``, and how long.
 
     Raises:
       InfeasibleError: the hints contradict each other.
-      SolverError: the solver is missing or found nothing in time.
     """
-    (mesh,) = candidate_meshes(cluster, options)
-    plans = []
-    with collector_paused():
-        program = MeshProgram(prepare(step, options), cluster, mesh, options, {})
-        for price in prices:
-            found = program.solve(dataclasses.replace(options, memory_price=price), math.inf, options.time_limit_s)
-            warnings = warnings_of(found.atoms)
-            certificate = found.certificate
-            facts = write_plan(found.atoms, found.priced, cluster, mesh, options.strategy, certificate, warnings)
-            work_s = work_seconds(found.atoms, found.priced, program.weigher)
-            plans.append(PricedPlan(facts, work_s, found.priced.sites))
-    return plans
+
+    def __init__(self, step: Step, cluster: Cluster, options: Options) -> None:
+        (self._mesh,) = candidate_meshes(cluster, options)
+        self._cluster, self._options = cluster, options
+        self._program = MeshProgram(prepare(step, options), cluster, self._mesh, options, {})
+
+    def plan(self, price: float) -> PricedPlan:
+        """The best plan where memory costs ``price``, seconds per GiB.
+
+        Raises:
+          SolverError: the solver is missing or found nothing in time.
+        """
+        options = dataclasses.replace(self._options, memory_price=price)
+        found = self._program.solve(options, math.inf, options.time_limit_s)
+        arguments = (self._cluster, self._mesh, options.strategy, found.certificate, warnings_of(found.atoms))
+        facts = write_plan(found.atoms, found.priced, *arguments)
+        work_s = work_seconds(found.atoms, found.priced, self._program.weigher)
+        return PricedPlan(facts, work_s, found.priced.sites)
 
 
 def _waves(meshes: Sequence[LogicalMesh], *, guided: bool) -> tuple[list[LogicalMesh], ...]:
@@ -306,4 +316,4 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-__all__ = ["candidate_meshes", "plan_at_prices", "plan_step"]
+__all__ = ["AnyPrice", "PricedPlan", "candidate_meshes", "plan_step"]

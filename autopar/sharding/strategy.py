@@ -97,6 +97,11 @@ def strategies(rule: Rule, mesh: tuple[int, ...]) -> tuple[Strategy, ...]:
 
 def named(rule: Rule, mesh: tuple[int, ...], names: Sequence[str]) -> Strategy | None:
     """The strategy with these action names (as a plan records it), or None if there is none."""
+    return _named(rule, mesh, tuple(names))
+
+
+@lru_cache(maxsize=100_000)
+def _named(rule: Rule, mesh: tuple[int, ...], names: tuple[str, ...]) -> Strategy | None:
     by_name = {a.name: a for a in actions(rule)}
     if len(names) != len(mesh) or any(n not in by_name for n in names):
         return None

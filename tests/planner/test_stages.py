@@ -8,7 +8,7 @@ from autopar import Cluster, InfeasibleError, OptionError, Options
 from autopar.lower import StagedStep
 from autopar.models import get
 from autopar.planner import plan_stages
-from autopar.planner.search import plan_at_prices, plan_step
+from autopar.planner.search import AnyPrice, plan_step
 from autopar.trace import trace
 
 SLOW = Cluster.uniform(8, 1e9, 1e10, 1e-7, 1e10)  # slow devices on fast links: it pays to split
@@ -79,12 +79,13 @@ def test_a_price_on_memory_trades_time_for_bytes():
     recipe = get("mlp", batch_size=64)
     step = trace(recipe.step, recipe.abstract(), donate_argnums=0).step
     cluster, options = Cluster.parse("h100:4"), Options(mesh=(4,), mip_gap=0.0)
-    plans = [found.facts for found in plan_at_prices(step, cluster, options, (0.0, 1e-3, 1.0, 1e3))]
+    program = AnyPrice(step, cluster, options)
+    plans = [program.plan(price).facts for price in (0.0, 1e-3, 1.0, 1e3)]
     assert plans[0].step_s == pytest.approx(plan_step(step, cluster, options).step_s, rel=1e-9)
     seconds, held = [p.step_s for p in plans], [p.peak_bytes for p in plans]
     assert seconds == sorted(seconds) and seconds[-1] > seconds[0]
     assert held == sorted(held, reverse=True) and held[-1] < held[0]
-    again = plan_at_prices(step, cluster, options, (1e3,))[0].facts
+    again = AnyPrice(step, cluster, options).plan(1e3).facts
     assert again.step_s == pytest.approx(seconds[-1], rel=1e-9)  # whatever was solved before
 
 
@@ -100,5 +101,5 @@ def test_gathered_parameters_count_while_the_loop_reads_them():
     unit = StagedStep(trace(recipe.step, recipe.abstract(), donate_argnums=0), 16)
     step, _ = unit.stage([0, unit.units[1].begin], 1)
     cluster = Cluster.uniform(4, 1e12, 1e11, 1e-6, 1e9)
-    free, lean = plan_at_prices(step, cluster, Options(mesh=(4,)), (0.0, 1e4))
+    free, lean = map(AnyPrice(step, cluster, Options(mesh=(4,))).plan, (0.0, 1e4))
     assert lean.facts.peak_bytes < free.facts.peak_bytes

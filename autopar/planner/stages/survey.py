@@ -20,7 +20,7 @@ from autopar.ir import Step
 from autopar.mesh import Cluster, Submesh
 from autopar.partition import StageSection
 from autopar.planner.options import Options
-from autopar.planner.search import PricedPlan, plan_at_prices
+from autopar.planner.search import AnyPrice, PricedPlan
 from autopar.planner.stages.cost import Span, StageCost
 from autopar.planner.stages.estimate import Estimate, estimate, together
 from autopar.planner.stages.problem import StagedProblem
@@ -77,6 +77,7 @@ class Survey:
         self._units: dict[tuple[str, int, int], Estimate | None] = {}  # kind, shape, thrift
         self._tables: dict[tuple[int, int], Sums] = {}
         self._stages: dict[tuple[str, int, int], Estimate | None] = {}  # digest, shape, thrift
+        self._sections: dict[tuple[str, int], _Section] = {}  # digest, shape
         self._worth: dict[int, float] = {}  # island -> what a GiB is worth on it, seconds
         self._plan_units()
 
@@ -124,9 +125,8 @@ class Survey:
         options = dataclasses.replace(
             self.options, mip_gap=_UNIT_GAP, time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0
         )
-        meshes = likely_meshes(self.shapes[shape])
-        units = (index, index + 1)
-        return self._cheapest(*self._unit_alone(index), units, self.shapes[shape], options, meshes, thrifts)
+        section = _Section(*self._unit_alone(index), (index, index + 1), self.cluster.part(self.shapes[shape]), options)
+        return self._cheapest(section, self.shapes[shape], likely_meshes(self.shapes[shape]), thrifts)
 
     def _unit_alone(self, index: int) -> tuple[Step, StageSection]:
         """A unit as a stage of its own, between one before and one after."""
@@ -159,34 +159,28 @@ class Survey:
         return held > _EASY[thrift] * self.memory_bytes[shape]
 
     def _cheapest(
-        self,
-        step: Step,
-        info: StageSection,
-        units: tuple[int, int],
-        shape: Submesh,
-        options: Options,
-        meshes: Sequence[tuple[int, ...]],
-        thrifts: tuple[int, ...],
+        self, section: _Section, shape: Submesh, meshes: Sequence[tuple[int, ...]], thrifts: tuple[int, ...]
     ) -> list[Estimate | None]:
         """For each price, the plan of a stage that costs least in time and memory; None if there is none."""
-        part = self.cluster.part(shape)
         prices = [_THRIFT[k] * self._worth[shape.island] for k in thrifts]
         found: list[list[Estimate]] = [[] for _ in thrifts]
-        for mesh in meshes if options.mesh is None else (options.mesh,):
+        for mesh in meshes if self.options.mesh is None else (self.options.mesh,):
             self.solved += len(prices)
             with contextlib.suppress(InfeasibleError, SolverError):
-                plans = plan_at_prices(step, part, dataclasses.replace(options, mesh=mesh), prices)
+                plans = [section.program(mesh).plan(price) for price in prices]
                 for k, priced in enumerate(plans):
-                    found[k].append(self._estimate(step, info, units, priced))
+                    found[k].append(self._estimate(section, priced))
 
         def cost(e: Estimate, price: float) -> float:
             return e.plan.step_s + price * e.held_bytes / 2**30
 
         return [min(of, key=lambda e: cost(e, price), default=None) for of, price in zip(found, prices, strict=True)]
 
-    def _estimate(self, step: Step, info: StageSection, units: tuple[int, int], priced: PricedPlan) -> Estimate:
-        stage = PlannedStage(step, info, priced.facts, self.problem.microbatches, priced.work_s, priced.sites)
-        found = estimate(stage, self.problem.recomputable, units)
+    def _estimate(self, section: _Section, priced: PricedPlan) -> Estimate:
+        stage = PlannedStage(
+            section.step, section.info, priced.facts, self.problem.microbatches, priced.work_s, priced.sites
+        )
+        found = estimate(stage, self.problem.recomputable, section.units)
         return found if self.options.remat == "auto" else found.always(self.options.remat)
 
     # units together
@@ -257,11 +251,39 @@ class Survey:
         if key not in self._stages:
             units = [self.unit(i, span.shape, thrift) for i in range(span.first, span.stop)]
             meshes = dict.fromkeys(e.plan.mesh_shape for e in units if e is not None)
-            step, info = self.problem.stage(begins, index)
             shape = self.shapes[span.shape]
-            where = (span.first, span.stop)
-            (self._stages[key],) = self._cheapest(step, info, where, shape, self.options, tuple(meshes), (thrift,))
+            if key[:2] not in self._sections:
+                units_of = (span.first, span.stop)
+                stage = self.problem.stage(begins, index)
+                self._sections[key[:2]] = _Section(*stage, units_of, self.cluster.part(shape), self.options)
+            (self._stages[key],) = self._cheapest(self._sections[key[:2]], shape, tuple(meshes), (thrift,))
         return self._stages[key]
+
+
+class _Section:
+    """A stage to be planned on a submesh, with the program of each mesh once it is wanted.
+
+    Args:
+      step: the stage as a step of its own.
+      info: what it does.
+      units: the first of its units, and one past the last.
+      cluster: the submesh.
+      options: how to plan it.
+    """
+
+    def __init__(
+        self, step: Step, info: StageSection, units: tuple[int, int], cluster: Cluster, options: Options
+    ) -> None:
+        self.step, self.info, self.units = step, info, units
+        self._cluster, self._options = cluster, options
+        self._programs: dict[tuple[int, ...], AnyPrice] = {}
+
+    def program(self, mesh: tuple[int, ...]) -> AnyPrice:
+        """Raises what :class:`AnyPrice` does."""
+        if mesh not in self._programs:
+            options = dataclasses.replace(self._options, mesh=mesh)
+            self._programs[mesh] = AnyPrice(self.step, self._cluster, options)
+        return self._programs[mesh]
 
 
 def _settled(
