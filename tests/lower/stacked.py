@@ -16,7 +16,6 @@ from autopar.trace import Traced, trace
 from tests.trace.oracle import evaluate
 
 WIDTH, BATCH, CLASSES = 8, 12, 4
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 
 
 @dataclass(frozen=True)
@@ -254,7 +253,7 @@ CASES: dict[str, Callable[[int], Case]] = {
 
 def runner(traced: Traced):
     """The flat step, compiled for one device."""
-    return jax.jit(lambda *flat: evaluate(traced, flat), compiler_options=QUICK)
+    return jax.jit(lambda *flat: evaluate(traced, flat))
 
 
 def run_unstacked(case: Case, found: Unstacked, steps: int = 3):
@@ -286,7 +285,7 @@ def leaves(case: Case, i: int):
 
 def run_plain(case: Case, steps: int = 3):
     """The same by jax alone."""
-    step, state, metrics = jax.jit(case.step, compiler_options=QUICK), case.state, []
+    step, state, metrics = jax.jit(case.step), case.state, []
     for i in range(steps):
         new, metric = step(state, case.batch(i))
         state = new or state  # of inference, nothing comes back

@@ -161,9 +161,7 @@ def per_device(function: Callable, mesh: Sequence[int]) -> Callable:
         return jax.tree.map(lambda x: x.reshape((1,) * count + x.shape), function(local))
 
     mapped = jax.shard_map(run, mesh=Mesh(devices, NAMES[:count]), in_specs=spec, out_specs=spec, check_vma=False)
-    # These programs run once: compiling them is all the cost, so LLVM may take it easy.
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(mapped, compiler_options=options)
+    return jax.jit(mapped)
 
 
 def run_parts(

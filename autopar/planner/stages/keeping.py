@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from autopar.ir import NONE, REMATS, Op, item_bytes
 from autopar.partition import Recomputable
 from autopar.plan import PlanFacts
-from autopar.planner.stages.programs import PlannedStage, Programs, stage_programs, total
+from autopar.planner.stages.programs import PlannedStage, Programs, programs_of, total
 from autopar.planner.stages.remat import Again, Menu
 from autopar.sharding.layout import Layout, local_size
 from autopar.sharding.strategy import named
@@ -99,7 +99,7 @@ class Keeping:
         key = tuple(remat), split_backward
         if key not in self._programs:
             dropped = self.recomputable.dropped(self.first, remat)
-            self._programs[key] = stage_programs(self.stage, dropped, split_backward=split_backward)
+            self._programs[key] = programs_of(self.stage, dropped, split_backward=split_backward)
         return self._programs[key]
 
     def menus(self) -> tuple[Menu, ...]:

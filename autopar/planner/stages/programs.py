@@ -73,7 +73,7 @@ class Programs:
     again: tuple[CollectiveRecord, ...]
 
 
-def stage_programs(stage: PlannedStage, dropped: frozenset[int], *, split_backward: bool) -> Programs:
+def programs_of(stage: PlannedStage, dropped: frozenset[int], *, split_backward: bool) -> Programs:
     """What becomes of a planned stage.
 
     Args:
@@ -142,4 +142,4 @@ def _ids(op: Op) -> list[int]:
     return [op.id, *(i for inner in _inside(op) for i in _ids(inner))]
 
 
-__all__ = ["PlannedStage", "Programs", "stage_programs", "total"]
+__all__ = ["PlannedStage", "Programs", "programs_of", "total"]
