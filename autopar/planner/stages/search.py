@@ -1,14 +1,15 @@
 """Plan both levels: where to cut the step into stages, which devices each gets, and how each is sharded.
 
-    units -> estimates of each unit on each submesh -> partition -> finalists -> every stage planned -> simulated
+    units -> estimates of each unit on each submesh -> partition -> refined -> every stage planned -> simulated
 
 1. Every kind of unit is planned alone on every shape of submesh (:mod:`autopar.planner.stages.survey`).
 2. Dynamic programming over units and submeshes (:mod:`autopar.planner.stages.partition`) takes these for what the units
    of a stage cost together, and gives finalists and a bound. Of a cluster of islands, each gives finalists of its own,
    too: what it costs to join them is left to the simulation.
-3. Finalists are simulated task by task, with what stages send each other on the links that lie between them, under
+3. Their cuts are moved to where stages wait less for messages (:mod:`autopar.planner.stages.refine`).
+4. Finalists are simulated task by task, with what stages send each other on the links that lie between them, under
    every schedule that may be used.
-4. The stages of the best are planned as wholes, equal ones once, memory being as dear as it must be for the
+5. The stages of the best are planned as wholes, equal ones once, memory being as dear as it must be for the
    micro-batches in flight to fit, and simulated again. The fastest becomes the plan.
 """
 
@@ -29,16 +30,19 @@ from autopar.planner.stages.estimate import Estimate
 from autopar.planner.stages.partition import Finalists, even_partition, even_shapes, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.record import Candidate, write_stages
+from autopar.planner.stages.refine import refined
 from autopar.planner.stages.survey import Survey
 from autopar.schedule import Kind, Schedule, Task, flights, make_schedule
 from autopar.simulate import simulate_schedule
 
 Progress = Callable[[str], None]
+Devices = tuple[range, ...]
 
 _ANY = ("1f1b", "zb-h1", "gpipe")
 _FILL = {"zb-h1": 1 / 3}  # of the stages' time, while the pipeline fills and drains; 1 for the others
 _FINALISTS = 6
-_PLANNED = 2
+_PLANNED = 2  # finalists whose stages are planned as wholes
+_MOVED = 2  # and so many of those whose cuts were moved by what that found: most of their stages are planned already
 
 
 def plan_stages(
@@ -87,13 +91,7 @@ class _Search:
         asked = f"{self.survey.solved} integer programs solved for {self.survey.asked} plans of units asked"
         self.progress(f"{asked}, {len(partitions)} cuts")
         rough = [c for p in partitions for c in self._simulated_roughly(p)]
-        rough.sort(key=lambda c: c.step_s)
-        exact: list[Candidate] = []
-        for candidate in rough:
-            if len(exact) == _PLANNED or any(c.step_s <= candidate.step_s for c in exact):
-                break
-            found = self._exact(candidate)
-            exact += [] if found is None else [found]
+        exact = self._planned(rough)
         if not exact:
             raise InfeasibleError(
                 f"no cut of {self.problem.step.name} into {self.options.stages or f'up to {most}'} stages fits into "
@@ -147,12 +145,12 @@ class _Search:
             return next(iter(sizes.values()))
         return " or ".join(f"{size} ({self.cluster.islands[k].device.name})" for k, size in sizes.items())
 
+    def _cost(self, first: int, stop: int, shape: int, after: int) -> StageCost | None:
+        return self.survey.stage(first, stop, shape, min(after, self.microbatches))
+
     def _partitions(self, most: int) -> tuple[list[Partition], float]:
         """Finalists of all schedules, numbers of stages and islands allowed, and the least that any can take."""
-
-        def cost(first: int, stop: int, shape: int, after: int) -> StageCost | None:
-            return self.survey.stage(first, stop, shape, min(after, self.microbatches))
-
+        cost = self._cost
         exact = self.options.stages
         if exact is not None:
             rounds = self.options.stages_per_worker
@@ -168,7 +166,7 @@ class _Search:
             for island in range(len(self.islands)):
                 alone = self._finalists(self._on_island(cost, island), most)
                 found += alone.partitions if alone is not None else ()
-        return list({p.spans: p for p in found}.values()), finalists.bound_s
+        return self._refined(list({p.spans: p for p in found}.values())), finalists.bound_s
 
     def _finalists(self, cost: CostOf, most: int) -> Finalists | None:
         fill = _FILL.get(self.options.schedule, 1.0)
@@ -180,6 +178,37 @@ class _Search:
         return lambda first, stop, shape, after: (
             cost(first, stop, shape, after) if self.shapes[shape].island == island else None
         )
+
+    def _refined(self, cuts: Sequence[Partition]) -> list[Partition]:
+        """The same with their cuts moved, the best first."""
+        if self.options.schedule == "gpipe":  # its messages hide behind other micro-batches
+            return list(cuts)
+        found: dict[tuple[Span, ...], tuple[float, Partition]] = {}
+        for cut in cuts:
+            devices = self._placed([span.shape for span in cut.spans])
+            if devices is None:
+                continue
+            shapes = [span.shape for span in cut.spans]
+
+            def round_trip_s(k: int, at: int, devices: Devices = devices, shapes: Sequence[int] = shapes) -> float:
+                link = link_between(self.cluster, devices[k], devices[k + 1])
+                parts = min(len(devices[k]), len(devices[k + 1]))
+                sends, returns = (
+                    self.survey.sent_bytes(at - 1, shapes[k])[0],
+                    self.survey.sent_bytes(at, shapes[k + 1])[1],
+                )
+                return transfer_s(link, sends / parts) + transfer_s(link, returns / parts)
+
+            moved, seconds = refined(cut, self._cost, round_trip_s, self.microbatches)
+            found[moved.spans] = seconds, moved
+        return [cut for _, cut in sorted(found.values(), key=lambda item: item[0])]
+
+    def _placed(self, shapes: Sequence[int]) -> Devices | None:
+        """The devices of each stage on a worker of its own; None if the cluster has no place for them together."""
+        try:
+            return place(self.cluster, tuple(self.shapes[k] for k in shapes))
+        except ClusterError:
+            return None
 
     # finalists
 
@@ -203,9 +232,8 @@ class _Search:
 
     def _simulated(self, schedule: Schedule, spans: Sequence[Span], estimates: Sequence[Estimate]) -> Candidate | None:
         submeshes = tuple(self.shapes[s.shape] for s in spans)
-        try:
-            placed = place(self.cluster, submeshes[: len(schedule.workers)])
-        except ClusterError:
+        placed = self._placed([s.shape for s in spans[: len(schedule.workers)]])
+        if placed is None:
             return None
         devices = tuple(placed[w] for w in schedule.worker_of)
         splits = Kind.WEIGHT in schedule.kinds
@@ -229,6 +257,38 @@ class _Search:
         return Candidate(tuple(spans), submeshes, devices, schedule, tuple(estimates), timeline, once_s)
 
     # whole stages
+
+    def _planned(self, rough: list[Candidate]) -> list[Candidate]:
+        """The best candidates with their stages planned as wholes.
+
+        Whatever that finds out about stages moves their cuts again; what comes of it joins the candidates.
+        """
+        exact: list[Candidate] = []
+        first = set[tuple[Span, ...]]()  # of the finalists: those that were planned
+        finalists = {c.spans for c in rough}
+        known = set(finalists)
+        left = sorted(rough, key=lambda c: c.step_s)
+        while left and len(exact) < _PLANNED + _MOVED:
+            candidate = left.pop(0)
+            if any(c.step_s <= candidate.step_s for c in exact):
+                break
+            if candidate.spans in finalists:
+                if len(first) == _PLANNED:
+                    continue
+                first.add(candidate.spans)
+            found = self._exact(candidate)
+            if found is None:
+                first.discard(candidate.spans)
+                continue
+            exact.append(found)
+            if self.options.stages is None:
+                cut = Partition(found.spans, (), found.step_s)
+                moved = [p for p in self._refined([cut]) if p.spans not in known]
+                known.update(p.spans for p in moved)
+                more = [c for p in moved for c in self._simulated_roughly(p)]
+                rough += more
+                left = sorted([*left, *more], key=lambda c: c.step_s)
+        return exact
 
     def _exact(self, rough: Candidate) -> Candidate | None:
         begins = [self.units[span.first].begin for span in rough.spans]

@@ -78,6 +78,8 @@ class Survey:
         self._tables: dict[tuple[int, int], Sums] = {}
         self._stages: dict[tuple[str, int, int], Estimate | None] = {}  # digest, shape, thrift
         self._sections: dict[tuple[str, int], _Section] = {}  # digest, shape
+        self._known: dict[tuple[tuple[str, ...], int, int], Estimate] = {}  # kinds, shape, in flight: planned as wholes
+        self._kinds = [self._kind(i) for i in range(len(problem.units))]
         self._worth: dict[int, float] = {}  # island -> what a GiB is worth on it, seconds
         self._plan_units()
 
@@ -120,6 +122,11 @@ class Survey:
         """A unit alone on a submesh, memory being dear to this degree; None if there is no such plan."""
         self.asked += 1
         return self._units[self._kind(index), shape, thrift]
+
+    def sent_bytes(self, index: int, shape: int) -> tuple[int, int]:
+        """What a unit sends for one micro-batch, over all devices: to what follows, and back to what precedes it."""
+        found = self._units[self._kind(index), shape, 0]
+        return (found.sends_bytes, found.returns_bytes) if found is not None else (0, 0)
 
     def _planned_unit(self, index: int, shape: int, thrifts: tuple[int, ...]) -> list[Estimate | None]:
         options = dataclasses.replace(
@@ -193,7 +200,9 @@ class Survey:
         return self._tables[shape, thrift]
 
     def stage(self, first: int, stop: int, shape: int, in_flight: int) -> StageCost | None:
-        """What units cost together on a submesh, in the fastest way that fits."""
+        """What units cost together on a submesh: what was found of them as a whole, or else their sums."""
+        if (known := self._found(first, stop, shape, in_flight)) is not None:
+            return StageCost(known.microbatch_s, known.once_s)
         way = self.way(first, stop, shape, in_flight)
         return None if way is None else self.table(shape, way.thrift).cost(first, stop, way.again_s)
 
@@ -209,8 +218,11 @@ class Survey:
         return found
 
     def rough(self, span: Span, flights: Sequence[Flight]) -> Estimate | None:
-        """The fastest stage that fits, as far as its units tell."""
-        way = self.way(span.first, span.stop, span.shape, max(f.all for f in flights))
+        """The fastest stage that fits: as it was found as a whole, or else as far as its units tell."""
+        most = max(f.all for f in flights)
+        if (known := self._found(span.first, span.stop, span.shape, most)) is not None:
+            return known
+        way = self.way(span.first, span.stop, span.shape, most)
         if way is None:
             return None
         units = [self.unit(i, span.shape, way.thrift) for i in range(span.first, span.stop)]
@@ -242,7 +254,14 @@ class Survey:
             fitting += [fitted] if fitted is not None else []
             if fitted is not None and planned is not None and (way.again_s or fitted.remat == planned.remat):
                 break  # leaner plans are slower
-        return min(fitting, key=lambda e: e.microbatch_s, default=None)
+        best = min(fitting, key=lambda e: e.microbatch_s, default=None)
+        if best is not None:
+            self._known[tuple(self._kinds[span.first : span.stop]), span.shape, most] = best
+        return best
+
+    def _found(self, first: int, stop: int, shape: int, in_flight: int) -> Estimate | None:
+        """A stage of such units that was planned as a whole, holding so many micro-batches."""
+        return self._known.get((tuple(self._kinds[first:stop]), shape, in_flight)) if self._known else None
 
     def _planned_stage(self, begins: Sequence[int], index: int, span: Span, thrift: int) -> Estimate | None:
         """A stage planned on the meshes of its units; equal ones once."""
