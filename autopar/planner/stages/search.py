@@ -261,26 +261,24 @@ class _Search:
     def _planned(self, rough: list[Candidate]) -> list[Candidate]:
         """The best candidates with their stages planned as wholes.
 
-        Whatever that finds out about stages moves their cuts again; what comes of it joins the candidates.
+        What that finds out about stages moves their cuts again, and what comes of it joins the candidates.
         """
         exact: list[Candidate] = []
-        first = set[tuple[Span, ...]]()  # of the finalists: those that were planned
         finalists = {c.spans for c in rough}
+        first = set[tuple[Span, ...]]()  # finalists that were planned
         known = set(finalists)
         left = sorted(rough, key=lambda c: c.step_s)
         while left and len(exact) < _PLANNED + _MOVED:
             candidate = left.pop(0)
             if any(c.step_s <= candidate.step_s for c in exact):
                 break
-            if candidate.spans in finalists:
-                if len(first) == _PLANNED:
-                    continue
-                first.add(candidate.spans)
+            if candidate.spans in finalists - first and len(first) == _PLANNED:
+                continue
             found = self._exact(candidate)
             if found is None:
-                first.discard(candidate.spans)
                 continue
             exact.append(found)
+            first.update({candidate.spans} & finalists)
             if self.options.stages is None:
                 cut = Partition(found.spans, (), found.step_s)
                 moved = [p for p in self._refined([cut]) if p.spans not in known]
