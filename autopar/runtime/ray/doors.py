@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 _BACKLOG = 256
 _NONCE_BYTES = 32
+_CALLED_S = 1.0  # for a caller that hangs up between being noticed and being answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Door:
             server.bind(name)
             server.listen(_BACKLOG)
             self._servers.append(server)
+        for server in self._servers:
+            server.settimeout(_CALLED_S)
         self.address = Address(host, self._servers[0].getsockname()[1], name)
 
     def accept(self, key: bytes, timeout_s: float) -> tuple[int, socket.socket] | None:
@@ -96,7 +99,7 @@ def connect(address: Address, me: int, key: bytes, timeout_s: float) -> socket.s
       OSError: it cannot be reached, or does not know the key.
     """
     until = time.monotonic() + timeout_s
-    channel = _on_machine(address) or socket.create_connection((address.host, address.port), timeout_s)
+    channel = _on_machine(address, timeout_s) or socket.create_connection((address.host, address.port), timeout_s)
     channel.settimeout(max(until - time.monotonic(), 1e-3))
     try:
         mine = os.urandom(_NONCE_BYTES) + me.to_bytes(8, "little")
@@ -117,10 +120,11 @@ def free_port(host: str) -> int:
         return server.getsockname()[1]
 
 
-def _on_machine(address: Address) -> socket.socket | None:
+def _on_machine(address: Address, timeout_s: float) -> socket.socket | None:
     if address.name is None or sys.platform != "linux":
         return None
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    channel.settimeout(timeout_s)  # with too many callers before it, it waits
     try:
         channel.connect(address.name)
     except OSError:  # it is on another machine, or in another container

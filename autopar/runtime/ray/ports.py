@@ -112,7 +112,9 @@ class RayPorts:
         keep = send.source in self._reused
 
         def operation(value: Any) -> None:
-            if not isinstance(value, np.ndarray) and isinstance(value, jax.Array) and not value.is_ready():  # type: ignore[attr-defined]
+            # Host arrays first: what is not a jax.Array takes long to be found out as such.
+            pending = not isinstance(value, np.ndarray) and isinstance(value, jax.Array)
+            if pending and not value.is_ready():
                 if keep:
                     value = jax.numpy.copy(value)  # a later program may take the memory before it is sent
                 for post, take in ways:
