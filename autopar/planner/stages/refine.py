@@ -9,10 +9,9 @@ stages are the longer ones; steepest descent over single units settles that.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 
-from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost
+from autopar.planner.stages.cost import CostOf, Partition, Span
 
 _STEPS = 50
 _EVENNESS = 1e-3  # of a micro-batch's time
@@ -41,40 +40,48 @@ def rhythm_s(microbatch_s: Sequence[float], round_trip_s: Sequence[float]) -> fl
 
 
 def refined(
-    cut: Partition, cost: CostOf, round_trip_s: Callable[[int, int], float], microbatches: int, fill: float = 1.0
-) -> tuple[Partition, float]:
-    """The partition with its cuts moved, on the same submeshes, and what it then takes with its messages, seconds.
+    spans: tuple[Span, ...],
+    cost: CostOf,
+    round_trip_s: Callable[[int, int], float],
+    microbatches: int,
+    fill: float = 1.0,
+) -> Partition | None:
+    """The same submeshes with the cuts moved; ``step_s`` counts the messages. None if it does not fit as it is.
 
     Args:
-      cut: the partition.
+      spans: the stages.
       cost: as the search had it.
       round_trip_s: between stage ``k`` and the next, if the next begins at unit ``at``: what goes forward and back.
       microbatches: of one step.
       fill: as the search had it.
     """
 
-    def tried(spans: tuple[Span, ...]) -> tuple[float, float, tuple[StageCost, ...], tuple[Span, ...]]:
-        """What descends, the objective, the costs behind it, and the spans again."""
+    def priced(spans: tuple[Span, ...]) -> Partition | None:
         costs = [cost(s.first, s.stop, s.shape, len(spans) - k) for k, s in enumerate(spans)]
         fitting = tuple(c for c in costs if c is not None)
         if len(fitting) < len(costs):
-            return math.inf, math.inf, (), spans
-        waits = [round_trip_s(k, span.stop) for k, span in enumerate(spans[:-1])]
+            return None
         times = [c.microbatch_s for c in fitting]
-        objective_s = fill * sum(times) + (microbatches - fill) * rhythm_s(times, waits)
-        objective_s += max(c.once_s for c in fitting)
-        # Two slowest stages are relieved one after the other: evenness counts where the rest is equal.
-        uneven_s = sum(t * t for t in times) / max(sum(times), 1e-30)
-        return objective_s + _EVENNESS * uneven_s, objective_s, fitting, spans
+        waits = [round_trip_s(k, span.stop) for k, span in enumerate(spans[:-1])]
+        loop_s = fill * sum(times) + (microbatches - fill) * rhythm_s(times, waits)
+        return Partition(spans, fitting, loop_s + max(c.once_s for c in fitting))
 
-    best = tried(cut.spans)
+    best = priced(spans)
     for _ in range(_STEPS):
-        found = min(map(tried, _moves(best[3])), key=lambda t: t[0], default=best)
-        if found[0] >= best[0]:
+        if best is None:
+            break
+        moved = (p for p in map(priced, _moves(best.spans)) if p is not None)
+        found = min(moved, key=_rank_s, default=best)
+        if _rank_s(found) >= _rank_s(best):
             break
         best = found
-    _, objective_s, costs, spans = best
-    return (Partition(spans, costs, objective_s), objective_s) if costs else (cut, objective_s)
+    return best
+
+
+def _rank_s(cut: Partition) -> float:
+    """What descends. Evenness counts next to nothing: of two slowest stages, one is relieved after the other."""
+    times = [c.microbatch_s for c in cut.costs]
+    return cut.step_s + _EVENNESS * sum(t * t for t in times) / max(sum(times), 1e-30)
 
 
 def _moves(spans: tuple[Span, ...]) -> Iterator[tuple[Span, ...]]:

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from autopar.schedule import Kind, Schedule, Task, flights, make_schedule
 from autopar.simulate import simulate_schedule
 
 Progress = Callable[[str], None]
-Devices = tuple[range, ...]
+Placed = tuple[range, ...]
 
 _ANY = ("1f1b", "zb-h1", "gpipe")
 _FILL = {"zb-h1": 1 / 3}  # of the stages' time, while the pipeline fills and drains; 1 for the others
@@ -90,8 +91,10 @@ class _Search:
         partitions, bound_s = self._partitions(most)
         asked = f"{self.survey.solved} integer programs solved for {self.survey.asked} plans of units asked"
         self.progress(f"{asked}, {len(partitions)} cuts")
-        rough = [c for p in partitions for c in self._simulated_roughly(p)]
-        exact = self._planned(rough)
+        movable = self.options.stages is None  # else they are equal, as asked for
+        exact, rough = self._planned(self._refined([p.spans for p in partitions]) if movable else partitions)
+        if movable and not exact:  # cuts may have moved to where whole stages do not fit
+            exact, rough = self._planned(partitions)
         if not exact:
             raise InfeasibleError(
                 f"no cut of {self.problem.step.name} into {self.options.stages or f'up to {most}'} stages fits into "
@@ -166,12 +169,15 @@ class _Search:
             for island in range(len(self.islands)):
                 alone = self._finalists(self._on_island(cost, island), most)
                 found += alone.partitions if alone is not None else ()
-        return self._refined(list({p.spans: p for p in found}.values())), finalists.bound_s
+        return list({p.spans: p for p in found}.values()), finalists.bound_s
 
     def _finalists(self, cost: CostOf, most: int) -> Finalists | None:
-        fill = _FILL.get(self.options.schedule, 1.0)
         arguments = (len(self.units), self.shapes, self.islands, cost, self.microbatches)
-        return partition(*arguments, max_stages=most, fill=fill, idle=True, keep=_FINALISTS)
+        return partition(*arguments, max_stages=most, fill=self._fill, idle=True, keep=_FINALISTS)
+
+    @property
+    def _fill(self) -> float:
+        return _FILL.get(self.options.schedule, 1.0)
 
     def _on_island(self, cost: CostOf, island: int) -> CostOf:
         """The same costs, as if stages fitted on one island only."""
@@ -179,31 +185,33 @@ class _Search:
             cost(first, stop, shape, after) if self.shapes[shape].island == island else None
         )
 
-    def _refined(self, cuts: Sequence[Partition]) -> list[Partition]:
-        """The same with their cuts moved, the best first."""
-        if self.options.schedule == "gpipe":  # its messages hide behind other micro-batches
-            return list(cuts)
-        found: dict[tuple[Span, ...], tuple[float, Partition]] = {}
-        for cut in cuts:
-            devices = self._placed([span.shape for span in cut.spans])
-            if devices is None:
+    def _refined(self, cuts: Sequence[tuple[Span, ...]]) -> list[Partition]:
+        """Cuts moved to where stages wait less for messages."""
+        found: dict[tuple[Span, ...], Partition] = {}
+        for spans in cuts:
+            placed = self._placed([span.shape for span in spans])
+            if placed is None:
                 continue
-            shapes = [span.shape for span in cut.spans]
+            round_trip_s = functools.partial(self._round_trip_s, placed, [span.shape for span in spans])
+            moved = refined(spans, self._cost, round_trip_s, self.microbatches, self._fill)
+            if moved is not None:
+                found[moved.spans] = moved
+        return list(found.values())
 
-            def round_trip_s(k: int, at: int, devices: Devices = devices, shapes: Sequence[int] = shapes) -> float:
-                link = link_between(self.cluster, devices[k], devices[k + 1])
-                parts = min(len(devices[k]), len(devices[k + 1]))
-                sends, returns = (
-                    self.survey.sent_bytes(at - 1, shapes[k])[0],
-                    self.survey.sent_bytes(at, shapes[k + 1])[1],
-                )
-                return transfer_s(link, sends / parts) + transfer_s(link, returns / parts)
+    def _round_trip_s(self, placed: Placed, shapes: Sequence[int], k: int, at: int) -> float:
+        """Seconds for what stage ``k`` and the next send each other, if the next begins at unit ``at``."""
+        if self.options.schedule == "gpipe":  # messages hide behind other micro-batches
+            return 0.0
+        sends, _ = self.survey.sent_bytes(at - 1, shapes[k])
+        _, returns = self.survey.sent_bytes(at, shapes[k + 1])
+        return self._message_s(placed[k], placed[k + 1], sends) + self._message_s(placed[k + 1], placed[k], returns)
 
-            moved, seconds = refined(cut, self._cost, round_trip_s, self.microbatches)
-            found[moved.spans] = seconds, moved
-        return [cut for _, cut in sorted(found.values(), key=lambda item: item[0])]
+    def _message_s(self, source: range, target: range, nbytes: float) -> float:
+        """Seconds for bytes from the devices of one stage to those of another, each sending its part."""
+        link = link_between(self.cluster, source, target)
+        return transfer_s(link, nbytes / min(len(source), len(target)))
 
-    def _placed(self, shapes: Sequence[int]) -> Devices | None:
+    def _placed(self, shapes: Sequence[int]) -> Placed | None:
         """The devices of each stage on a worker of its own; None if the cluster has no place for them together."""
         try:
             return place(self.cluster, tuple(self.shapes[k] for k in shapes))
@@ -247,10 +255,10 @@ class _Search:
             return max(e.backward_s - (e.weight_s if splits else 0.0), 0.0)
 
         def between_s(source: int, target: int) -> float:
-            link = link_between(self.cluster, devices[source], devices[target])
             e = estimates[source]
-            nbytes = e.sends_bytes if target > source else e.returns_bytes
-            return transfer_s(link, nbytes / min(len(devices[source]), len(devices[target])))
+            return self._message_s(
+                devices[source], devices[target], e.sends_bytes if target > source else e.returns_bytes
+            )
 
         timeline = simulate_schedule(schedule, task_s, between_s)
         once_s = max(e.once_s for e in estimates)
@@ -258,35 +266,36 @@ class _Search:
 
     # whole stages
 
-    def _planned(self, rough: list[Candidate]) -> list[Candidate]:
-        """The best candidates with their stages planned as wholes.
+    def _planned(self, cuts: Sequence[Partition]) -> tuple[list[Candidate], list[Candidate]]:
+        """The best cuts with their stages planned as wholes, and all that were simulated roughly.
 
-        What that finds out about stages moves their cuts again, and what comes of it joins the candidates.
+        What planning finds out about stages moves their cuts again, and what comes of that joins the candidates.
         """
         exact: list[Candidate] = []
-        finalists = {c.spans for c in rough}
-        first = set[tuple[Span, ...]]()  # finalists that were planned
-        known = set(finalists)
-        left = sorted(rough, key=lambda c: c.step_s)
+        rough = self._sorted(cuts)
+        finalists = {cut.spans for cut in cuts}
+        planned, left = set[tuple[Span, ...]](), list(rough)
         while left and len(exact) < _PLANNED + _MOVED:
             candidate = left.pop(0)
             if any(c.step_s <= candidate.step_s for c in exact):
                 break
-            if candidate.spans in finalists - first and len(first) == _PLANNED:
+            if candidate.spans in finalists - planned and len(finalists & planned) == _PLANNED:
                 continue
             found = self._exact(candidate)
             if found is None:
                 continue
             exact.append(found)
-            first.update({candidate.spans} & finalists)
+            planned.add(found.spans)
             if self.options.stages is None:
-                cut = Partition(found.spans, (), found.step_s)
-                moved = [p for p in self._refined([cut]) if p.spans not in known]
-                known.update(p.spans for p in moved)
-                more = [c for p in moved for c in self._simulated_roughly(p)]
+                known = {c.spans for c in rough}
+                more = self._sorted([p for p in self._refined([found.spans]) if p.spans not in known])
                 rough += more
                 left = sorted([*left, *more], key=lambda c: c.step_s)
-        return exact
+        return exact, rough
+
+    def _sorted(self, cuts: Sequence[Partition]) -> list[Candidate]:
+        """Cuts simulated roughly, the fastest first."""
+        return sorted((c for cut in cuts for c in self._simulated_roughly(cut)), key=lambda c: c.step_s)
 
     def _exact(self, rough: Candidate) -> Candidate | None:
         begins = [self.units[span.first].begin for span in rough.spans]

@@ -79,7 +79,8 @@ class Survey:
         self._stages: dict[tuple[str, int, int], Estimate | None] = {}  # digest, shape, thrift
         self._sections: dict[tuple[str, int], _Section] = {}  # digest, shape
         self._known: dict[tuple[tuple[str, ...], int, int], Estimate] = {}  # kinds, shape, in flight: planned as wholes
-        self._kinds = [self._kind(i) for i in range(len(problem.units))]
+        last = len(problem.units) - 1
+        self._kinds = [f"{unit.like}{i == 0}{i == last}" for i, unit in enumerate(problem.units)]
         self._worth: dict[int, float] = {}  # island -> what a GiB is worth on it, seconds
         self._plan_units()
 
@@ -90,7 +91,7 @@ class Survey:
 
         An island's first shape tells what memory is worth; on the others each program is solved at two prices at once.
         """
-        kinds = {self._kind(i): i for i in range(len(self.problem.units))}
+        kinds = {kind: i for i, kind in enumerate(self._kinds)}
         with ThreadPoolExecutor(max_workers=2) as pool:
 
             def plan(shapes: Sequence[int], thrifts: tuple[int, ...]) -> None:
@@ -98,7 +99,7 @@ class Survey:
                 found = pool.map(lambda where: self._planned_unit(where[0], where[1], thrifts), asked)
                 for (index, shape), estimates in zip(asked, found, strict=True):
                     self._units.update(
-                        ((self._kind(index), shape, k), e) for k, e in zip(thrifts, estimates, strict=True)
+                        ((self._kinds[index], shape, k), e) for k, e in zip(thrifts, estimates, strict=True)
                     )
 
             firsts = {shape.island: k for k, shape in reversed(list(enumerate(self.shapes)))}
@@ -114,18 +115,14 @@ class Survey:
                 for kind, k in itertools.product(kinds, range(len(self.shapes))):
                     self._units.setdefault((kind, k, thrift), self._units[kind, k, thrift - 1])
 
-    def _kind(self, index: int) -> str:
-        units = self.problem.units
-        return f"{units[index].like}{index == 0}{index == len(units) - 1}"
-
     def unit(self, index: int, shape: int, thrift: int) -> Estimate | None:
         """A unit alone on a submesh, memory being dear to this degree; None if there is no such plan."""
         self.asked += 1
-        return self._units[self._kind(index), shape, thrift]
+        return self._units[self._kinds[index], shape, thrift]
 
     def sent_bytes(self, index: int, shape: int) -> tuple[int, int]:
         """What a unit sends for one micro-batch, over all devices: to what follows, and back to what precedes it."""
-        found = self._units[self._kind(index), shape, 0]
+        found = self._units[self._kinds[index], shape, 0]
         return (found.sends_bytes, found.returns_bytes) if found is not None else (0, 0)
 
     def _planned_unit(self, index: int, shape: int, thrifts: tuple[int, ...]) -> list[Estimate | None]:
@@ -145,7 +142,7 @@ class Survey:
             return self._alone[index]
 
     def _every(self, shape: int, thrift: int) -> list[Estimate]:
-        found = (self._units[self._kind(i), shape, thrift] for i in range(len(self.problem.units)))
+        found = (self._units[self._kinds[i], shape, thrift] for i in range(len(self.problem.units)))
         return [e for e in found if e is not None]
 
     def _stages_of(self, shape: int) -> float:
@@ -220,7 +217,8 @@ class Survey:
     def rough(self, span: Span, flights: Sequence[Flight]) -> Estimate | None:
         """The fastest stage that fits: as it was found as a whole, or else as far as its units tell."""
         most = max(f.all for f in flights)
-        if (known := self._found(span.first, span.stop, span.shape, most)) is not None:
+        known = self._found(span.first, span.stop, span.shape, most)
+        if known is not None and known.peak_with(flights) <= self.memory_bytes[span.shape]:
             return known
         way = self.way(span.first, span.stop, span.shape, most)
         if way is None:
