@@ -6,10 +6,8 @@ import pytest
 @pytest.fixture(scope="package")
 def ray_cluster():
     """A Ray with twelve CPUs, on loopback."""
-    import ray  # noqa: PLC0415  (tests that need no Ray do not pay for it)
+    from autopar.runtime.ray import session  # noqa: PLC0415  (tests that need no Ray do not pay for it)
 
-    from autopar.runtime.ray import cluster  # noqa: PLC0415
-
-    assert cluster.start(12)
+    leave = session.enter(cpus=12)
     yield
-    ray.shutdown()
+    leave()

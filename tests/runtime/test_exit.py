@@ -64,7 +64,7 @@ def ended(mark, before, seconds=15):
     return left
 
 
-@pytest.mark.parametrize("mode", ["once", "nodes"])
+@pytest.mark.parametrize("mode", ["once", "twice", "nodes"])
 def test_a_program_that_ends_leaves_nothing(mode, mark, tmp_path):
     before = segments()
     process = run(mode, mark, tmp_path)

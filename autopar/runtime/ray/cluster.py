@@ -1,20 +1,16 @@
-"""Getting processes from Ray: a cluster, a placement group with one bundle per host, and their end."""
+"""Getting processes from Ray: a placement group with one bundle per host, an actor on each, and their end."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import re
 import signal
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import ray
-from ray._private import ray_constants
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -22,59 +18,9 @@ from autopar.errors import ClusterError
 
 _GRANT_S = 15.0
 _END_S = 5.0
+# glibc gives the memory of large arrays back to the system and asks for it again every step, page by page.
+_KEEPING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 _TYPE = "accelerator_type:"  # of a node that Ray knows the GPUs of; one in all, so hosts ask for little of it
-
-
-def start(cpus: int) -> bool:
-    """Joins the Ray that this process uses, or the one at RAY_ADDRESS, or starts one on this machine.
-
-    Args:
-      cpus: how many CPUs a Ray started here offers at least. They are a count, not cores: stages may share a core.
-
-    Returns:
-      Whether it was started here, and so is to be ended here.
-    """
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    with warnings.catch_warnings():
-        # jax warns of every fork; Ray's child is replaced by another program at once and touches no jax.
-        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
-            return False
-        with _ours():
-            count = max(cpus, os.cpu_count() or 1)
-            ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
-    return True
-
-
-@contextlib.contextmanager
-def _ours() -> Iterator[None]:
-    """What is started here listens on 127.0.0.1 only, reports no usage to Ray's makers, and yields to nobody.
-
-    Ray starts its workers with a niceness of 15, which is for helpers beside a service; here they are the job itself.
-
-    ``ray.init`` turns an asked 127.0.0.1 into the machine's address and then listens on all interfaces, except where
-    Ray believes that it cannot span machines; so it is told that. Its processes read the environment, this one a
-    constant that was set when ray was imported.
-    """
-    told = {
-        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-    }
-    before = {name: os.environ.get(name) for name in told}
-    constant, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    os.environ.update(told)
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = constant
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 def bundle(devices: int, platform: str, accelerator: str | None = None) -> dict[str, float]:
@@ -156,6 +102,7 @@ def environment(platform: str, devices: int) -> dict[str, str]:
         "JAX_PLATFORMS": platform,
         "JAX_ENABLE_X64": str(int(jax.config.read("jax_enable_x64"))),
         "XLA_FLAGS": " ".join(flags.split()),
+        **_KEEPING,
     }
     if platform == "cpu":
         found["JAX_NUM_CPU_DEVICES"] = str(devices)

@@ -26,7 +26,7 @@ from autopar.runtime.arrays import check_state, cut
 from autopar.runtime.instructions import Register
 from autopar.runtime.interpreter import Span
 from autopar.runtime.launch import Arguments
-from autopar.runtime.ray import cluster
+from autopar.runtime.ray import cluster, session
 from autopar.runtime.ray.actor import Host
 from autopar.runtime.ray.answers import CAUSE_S, gather, is_bad, rank
 from autopar.runtime.ray.control import Control, reach
@@ -91,7 +91,7 @@ class RayRuntime:
             cluster.bundle(self._devices[p.worker], platform, accelerators[p.worker] if accelerators else None)
             for p in self._places
         ]
-        self._own = cluster.start(len(bundles))
+        self._leave = session.enter()
         atexit.register(self.close)
         try:
             self._start(bundles, platform)
@@ -180,14 +180,13 @@ class RayRuntime:
         }
 
     def close(self) -> None:
-        """Ends the actors, and the Ray cluster if it was started here. Further calls do nothing."""
+        """Ends the actors, and with the last runtime a Ray that was started here. Further calls do nothing."""
         if self._closed:
             return
         self._closed = True
         atexit.unregister(self.close)
         self._release()
-        if self._own:
-            ray.shutdown()
+        self._leave()
 
     def __enter__(self) -> RayRuntime:
         return self
