@@ -7,13 +7,13 @@ A chain of equal layers in 2 stages, 8 equal micro-batches. With a core for each
     (the same work on one core) / (2 x 8 / (8 + 1))
 
 and may take 1.10 times that. Processes take turns, each with some steps per round, dispatched one after another as in
-a training loop, which reads its metrics later: the two stages on one core (the local
-runtime, pinned to core 0), on two cores with the local runtime, and on two with Ray, each actor pinned to its core; the
-last two under GPipe's order and under 1F1B. Everywhere XLA computes one operation on one thread. Two cores that share
-caches, memory or, as hyper-threads, their units are slower together than one alone, whatever runs on them. So the same
-work is also run on both at once, a whole copy on each. Prints the medians over rounds, and of the ratios of a round,
-to both. The bound is for the faster order and a core that works alone: with two stages 1F1B holds two micro-batches,
-and every round trip of one between the stages is exposed; GPipe holds all and hides them.
+a training loop, which reads its metrics later: the two stages on one core (the local runtime, pinned to core 0), on
+two cores with the local runtime, and on two with Ray, each actor pinned to its core; the last two under GPipe's order
+and under 1F1B. Everywhere XLA computes one operation on one thread. Two cores that share caches, memory or, as
+hyper-threads, their units are slower together than one alone, whatever runs on them. So the same work is also run on
+both at once, a whole copy on each. Prints the medians over rounds, and of the ratios of a round, to both. The bound is
+for the faster order and a core that works alone: with two stages 1F1B holds two micro-batches, and every round trip of
+one between the stages is exposed; GPipe holds all and hides them.
 """
 
 import argparse
@@ -38,14 +38,16 @@ LAYERS, WIDTH, ROWS = 24, 512, 512  # layers, features, rows of a micro-batch
 ROUNDS, STEPS = 10, 3
 LIMIT = 1.10
 ALONE, BESIDE, BUSY = "one core", "beside a busy one", "the busy one"
-PIPELINES = ("local gpipe", "local 1f1b", "ray gpipe", "ray 1f1b")
+ORDERS = ("gpipe", "1f1b")
+SERVERS = {ALONE: ORDERS[:1], BUSY: ORDERS[:1], "local": ORDERS, "ray": ORDERS}
+PIPELINES = tuple((runtime, order) for runtime in ("local", "ray") for order in ORDERS)
 
 
 def main() -> int:
     """Measures, prints, writes; 1 if a bound breaks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--serve", choices=(ALONE, BUSY, *PIPELINES), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=SERVERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         return serve(args.serve)
@@ -57,7 +59,7 @@ def main() -> int:
 def measure(rounds: int) -> int:
     """Let the processes take turns."""
     env = {**os.environ, "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
-    servers = {mode: _started(mode, env) for mode in (ALONE, BUSY, *PIPELINES)}
+    servers = {name: _started(name, env) for name in SERVERS}
     try:
         for server in servers.values():
             _answer(server)  # ready
@@ -69,36 +71,38 @@ def measure(rounds: int) -> int:
             server.stdin.close()
             server.wait(60)
     ideal = STAGES * MICROBATCHES / (MICROBATCHES + STAGES - 1)
+    modes = [" ".join(pipeline) for pipeline in PIPELINES]
     ratios = {
-        core: {m: statistics.median(row[m] * ideal / row[core] for row in found) for m in PIPELINES}
+        core: {m: statistics.median(row[m] * ideal / row[core] for row in found) for m in modes}
         for core in (ALONE, BESIDE)
     }
-    for mode in (ALONE, BESIDE, *PIPELINES):
+    for mode in (ALONE, BESIDE, *modes):
         said = [f"  {of[mode]:.3f} of the ideal of {core}" for core, of in ratios.items() if mode in of]
         print(f"{mode:<18}{statistics.median(row[mode] for row in found) * 1e3:9.1f} ms per step{''.join(said)}")
     write_result(RESULTS / "running_fast.json", {"stamp": stamp(), "limit": LIMIT, "ratios": ratios, "seconds": found})
-    of = ratios[ALONE]
-    faster = [min(of[f"{runtime} {order}"] for order in ("gpipe", "1f1b")) for runtime in ("local", "ray")]
+    faster = [min(ratios[ALONE][f"{runtime} {order}"] for order in ORDERS) for runtime in ("local", "ray")]
     return int(max(faster) > LIMIT)
 
 
 def _round(servers: dict[str, subprocess.Popen]) -> dict[str, float]:
     """Seconds of a step in every mode."""
-    found = {mode: _step_s(servers[mode]) for mode in (ALONE, *PIPELINES)}
-    for mode in (ALONE, BUSY):
-        _ask(servers[mode])
-    return found | {BESIDE: statistics.mean(float(_answer(servers[mode])) for mode in (ALONE, BUSY))}
+    found = {ALONE: _step_s(servers[ALONE], ORDERS[0])}
+    for runtime, order in PIPELINES:
+        found[f"{runtime} {order}"] = _step_s(servers[runtime], order)
+    for name in (ALONE, BUSY):
+        _ask(servers[name], ORDERS[0])
+    return found | {BESIDE: statistics.mean(float(_answer(servers[name])) for name in (ALONE, BUSY))}
 
 
-def _started(mode: str, env: dict[str, str]) -> subprocess.Popen:
-    """A process that serves one mode, on as many cores as that may have."""
+def _started(name: str, env: dict[str, str]) -> subprocess.Popen:
+    """A process that runs steps, on as many cores as it may have."""
     every = os.sched_getaffinity(0)
-    if mode.startswith("ray"):
+    if name == "ray":
         env = {**env, "NPROC": "1"}  # threads of each actor, which gets one core
-    cores = {ALONE: slice(0, 1), BUSY: slice(1, 2)}.get(mode, slice(STAGES))
+    cores = {ALONE: slice(0, 1), BUSY: slice(1, 2)}.get(name, slice(STAGES))
     os.sched_setaffinity(0, sorted(every)[cores])  # which a new process inherits
     try:
-        command = [sys.executable, __file__, "--serve", mode]
+        command = [sys.executable, __file__, "--serve", name]
         return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     finally:
         os.sched_setaffinity(0, every)
@@ -111,41 +115,47 @@ def _answer(server: subprocess.Popen) -> str:
     return line
 
 
-def _ask(server: subprocess.Popen) -> None:
-    server.stdin.write("step\n")
+def _ask(server: subprocess.Popen, order: str) -> None:
+    server.stdin.write(f"{order}\n")
     server.stdin.flush()
 
 
-def _step_s(server: subprocess.Popen) -> float:
-    _ask(server)
+def _step_s(server: subprocess.Popen, order: str) -> float:
+    _ask(server, order)
     return float(_answer(server))
 
 
-def serve(mode: str) -> int:
-    """Compile the step, then run one for each line that comes in."""
+def serve(name: str) -> int:
+    """Compile the step in every order, then run some for each line that names one."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no answer
     jax.config.update("jax_num_cpu_devices", STAGES)
-    state, batch = example()
-    runtime, schedule = ("local", "gpipe") if mode in (ALONE, BUSY) else mode.split()
-    options = autopar.Options(stages=STAGES, microbatches=MICROBATCHES, remat="none", schedule=schedule)
-    executable = autopar.compile(train_step, state, batch, cluster="cpu:2", options=options, runtime=runtime)
-    if runtime == "ray":
-        pin_actors(sorted(os.sched_getaffinity(0)))
+    executables, states = {}, {}
+    for order in SERVERS[name]:
+        state, batch = example()
+        options = autopar.Options(stages=STAGES, microbatches=MICROBATCHES, remat="none", schedule=order)
+        runtime = "ray" if name == "ray" else "local"
+        executables[order] = autopar.compile(
+            train_step, state, batch, cluster=f"cpu:{STAGES}", options=options, runtime=runtime
+        )
+        states[order] = state
+        if runtime == "ray":
+            pin_actors(sorted(os.sched_getaffinity(0)))
 
-    def step_s() -> float:
-        nonlocal state
+    def step_s(order: str) -> float:
         begin = time.perf_counter()
         for _ in range(STEPS):
-            state, (_, moved) = executable(state, batch)
+            states[order], (_, moved) = executables[order](states[order], batch)
         float(moved)
         return (time.perf_counter() - begin) / STEPS
 
-    step_s()
+    for order in executables:
+        step_s(order)
     os.write(answers, b"ready\n")
-    for _ in sys.stdin:
-        os.write(answers, f"{step_s()}\n".encode())
-    executable.close()
+    for line in sys.stdin:
+        os.write(answers, f"{step_s(line.strip())}\n".encode())
+    for executable in executables.values():
+        executable.close()
     autopar.shutdown()
     return 0
 
@@ -173,9 +183,9 @@ def train_step(state: Any, batch: Any) -> Any:
 
 
 def pin_actors(cores: Sequence[int]) -> None:
-    """A core for each of Ray's workers that holds a stage."""
+    """A core for each of Ray's workers that holds a stage and has none yet."""
     processes = psutil.Process().children(recursive=True)
-    actors = [p for p in processes if "".join(p.cmdline()).startswith("ray::Host")]
+    actors = [p for p in processes if "".join(p.cmdline()).startswith("ray::Host") and len(p.cpu_affinity()) > 1]
     if len(actors) != len(cores):
         raise RuntimeError(f"{len(actors)} actors for {len(cores)} cores")
     for actor, core in zip(actors, cores, strict=True):
