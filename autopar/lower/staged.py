@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
 
 from autopar.ir import Step
@@ -73,11 +72,12 @@ class StagedStep:
         )
         return replace(traced, step=step)
 
-    def like(self, begins: Sequence[int], index: int) -> str:
+    @functools.lru_cache(maxsize=256)  # noqa: B019 (lives as long as one search)
+    def like(self, begins: tuple[int, ...], index: int) -> str:
         """Stages of equal digest are planned alike."""
-        return stage_digest(self.step, self.timing, self.staging(tuple(begins)).stages[index])
+        return stage_digest(self.step, self.timing, self.staging(begins).stages[index])
 
-    def stage(self, begins: Sequence[int], index: int) -> tuple[Step, StageSection]:
+    def stage(self, begins: tuple[int, ...], index: int) -> tuple[Step, StageSection]:
         """One stage of a cut, for the planner."""
-        info = self.staging(tuple(begins)).stages[index]
+        info = self.staging(begins).stages[index]
         return self.written(info).step, info

@@ -31,31 +31,37 @@ def step():
     return trace(sgd, (weights, batch, batch), donate_argnums=(0,)).step
 
 
+@pytest.fixture(scope="module", params=[0, 600], ids=["grouped", "ungrouped"])
+def options(request):
+    """Followers are grouped above so many classes; the step has fewer than 600."""
+    return functools.partial(Options, group_above=request.param)
+
+
 @pytest.fixture(scope="module")
-def planned(step):
+def planned(step, options):
     """share of the fastest plan's peak (None: no limit) -> the best plan; each is searched once."""
 
     @functools.cache
     def plan(share):
         memory = None if share is None else plan(None).peak_bytes * share
-        return plan_step(step, CLUSTER, Options(max_axes=2, memory_bytes=memory))
+        return plan_step(step, CLUSTER, options(max_axes=2, memory_bytes=memory))
 
     return plan
 
 
-def best_alone(step, shape, memory_bytes):
+def best_alone(step, options, shape, memory_bytes):
     """Seconds of the best plan on one mesh, planned without the others; None if nothing fits."""
     try:
-        return plan_step(step, CLUSTER, Options(mesh=shape, memory_bytes=memory_bytes)).step_s
+        return plan_step(step, CLUSTER, options(mesh=shape, memory_bytes=memory_bytes)).step_s
     except InfeasibleError:
         return None
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_meshes_given_up_cannot_win(step, planned, share):
+def test_meshes_given_up_cannot_win(step, options, planned, share):
     memory = planned(None).peak_bytes * share
     plan = planned(share)
-    alone = {shape: best_alone(step, shape, memory) for shape in [(8,), (2, 4), (4, 2)]}
+    alone = {shape: best_alone(step, options, shape, memory) for shape in [(8,), (2, 4), (4, 2)]}
     assert plan.peak_bytes <= memory
     assert plan.step_s == pytest.approx(min(s for s in alone.values() if s is not None), rel=5e-3)
     for other in plan.runners_up:

@@ -52,7 +52,7 @@ def test_a_mesh_is_that_of_every_stage(staged):
 
 
 def test_stages_of_equal_digest_are_the_same_step(staged):
-    begins = [u.begin for u in staged.units]
+    begins = tuple(u.begin for u in staged.units)
     kinds = {}
     for index in range(len(begins)):
         step, _ = staged.stage(begins, index)
@@ -64,7 +64,7 @@ def test_stages_of_equal_digest_are_the_same_step(staged):
 
 
 def test_a_stage_holds_one_microbatch_of_what_it_gets_and_gives(staged):
-    begins = [0, staged.units[2].begin, staged.units[3].begin]
+    begins = (0, staged.units[2].begin, staged.units[3].begin)
     step, info = staged.stage(begins, 1)
     whole = staged.step.graph.values
     inputs = step.graph.inputs[len(info.section.whole) :]
@@ -99,7 +99,7 @@ def test_gathered_parameters_count_while_the_loop_reads_them():
     """A copy that is made before the loop and read in it is held all the while, so a price on memory drives it out."""
     recipe = get("gpt", layers=2, hidden=256, heads=4, sequence=16, vocab=64, batch_size=64, dropout=0.0)
     unit = StagedStep(trace(recipe.step, recipe.abstract(), donate_argnums=0), 16)
-    step, _ = unit.stage([0, unit.units[1].begin], 1)
+    step, _ = unit.stage((0, unit.units[1].begin), 1)
     cluster = Cluster.uniform(4, 1e12, 1e11, 1e-6, 1e9)
     free, lean = map(AnyPrice(step, cluster, Options(mesh=(4,))).plan, (0.0, 1e4))
     assert lean.facts.peak_bytes < free.facts.peak_bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from autopar.ir import Step
@@ -26,8 +25,8 @@ class StagedProblem(Protocol):
     def staging(self, begins: tuple[int, ...]) -> Staging:
         """The step cut where its stages begin, as positions among the forward ops."""
 
-    def like(self, begins: Sequence[int], index: int) -> str:
+    def like(self, begins: tuple[int, ...], index: int) -> str:
         """Digest of one stage of a cut: equal ones are planned once."""
 
-    def stage(self, begins: Sequence[int], index: int) -> tuple[Step, StageSection]:
+    def stage(self, begins: tuple[int, ...], index: int) -> tuple[Step, StageSection]:
         """One stage of a cut as a step of its own: a loop over micro-batches with its sums."""

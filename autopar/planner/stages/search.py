@@ -298,12 +298,9 @@ class _Search:
         return sorted((c for cut in cuts for c in self._simulated_roughly(cut)), key=lambda c: c.step_s)
 
     def _exact(self, rough: Candidate) -> Candidate | None:
-        begins = [self.units[span.first].begin for span in rough.spans]
-        found = []
+        begins = tuple(self.units[span.first].begin for span in rough.spans)
         splits = Kind.WEIGHT in rough.schedule.kinds
-        for index, (span, held) in enumerate(zip(rough.spans, flights(rough.schedule), strict=True)):
-            whole = self.survey.whole(begins, index, span, held, split_backward=splits)
-            if whole is None:
-                return None
-            found.append(whole)
+        found = self.survey.wholes(begins, rough.spans, flights(rough.schedule), split_backward=splits)
+        if found is None:
+            return None
         return self._simulated(rough.schedule, rough.spans, found)

@@ -28,6 +28,7 @@ from autopar.planner.stages.programs import PlannedStage
 from autopar.planner.stages.sums import Sums
 from autopar.schedule import Flight
 
+_AT_ONCE = 3  # one being built, which takes Python's lock, and enough being solved to keep another core busy
 _HALVES = 8  # so many devices are tried as two halves, too
 _THRIFT = (0.0, 0.1, 1.0, 10.0)  # what the memory of a device is worth, in terms of the step's time
 _EASY = (0.7, 0.9, 0.9)  # of the memory: units that need no more are not planned more thriftily
@@ -87,12 +88,12 @@ class Survey:
     # units
 
     def _plan_units(self) -> None:
-        """Plan every kind of unit on every shape, two at a time: while one is being solved, another is built.
+        """Plan every kind of unit on every shape, several at a time: while one is being solved, another is built.
 
         An island's first shape tells what memory is worth; on the others each program is solved at two prices at once.
         """
         kinds = {kind: i for i, kind in enumerate(self._kinds)}
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
 
             def plan(shapes: Sequence[int], thrifts: tuple[int, ...]) -> None:
                 asked = list(itertools.product(kinds.values(), shapes))
@@ -137,7 +138,7 @@ class Survey:
         with self._lock:
             if index not in self._alone:
                 begins = [u.begin for u in self.problem.units]
-                cut = sorted({0, begins[index], *begins[index + 1 : index + 2]})
+                cut = tuple(sorted({0, begins[index], *begins[index + 1 : index + 2]}))
                 self._alone[index] = self.problem.stage(cut, cut.index(begins[index]))
             return self._alone[index]
 
@@ -228,20 +229,41 @@ class Survey:
 
     # whole stages
 
-    def whole(
-        self, begins: Sequence[int], index: int, span: Span, flights: Sequence[Flight], *, split_backward: bool = False
-    ) -> Estimate | None:
-        """The fastest plan of a stage as a whole that fits with the micro-batches in flight.
-
-        Memory is as dear as it was for the units, or dearer if it must be.
+    def wholes(
+        self,
+        begins: tuple[int, ...],
+        spans: Sequence[Span],
+        flights: Sequence[Sequence[Flight]],
+        *,
+        split_backward: bool,
+    ) -> list[Estimate] | None:
+        """The stages of a pipeline as wholes, several at a time: while one is being solved, another is built.
 
         Args:
           begins: where stages begin, as positions among the forward ops.
-          index: the stage.
-          span: its units and shape.
-          flights: what it may hold besides the micro-batch that it computes.
-          split_backward: whether gradients of its parameters have a task of their own.
+          spans: their units and shapes.
+          flights: what each may hold besides the micro-batch that it computes.
+          split_backward: whether gradients of parameters have a task of their own.
+
+        Returns:
+          For each the fastest plan that fits; None if one stage has none.
         """
+        kinds = [(self.problem.like(begins, k), span.shape) for k, span in enumerate(spans)]
+        firsts = {kind: k for k, kind in reversed(list(enumerate(kinds)))}
+
+        def plan(k: int) -> Estimate | None:
+            return self._whole(begins, k, spans[k], flights[k], split_backward=split_backward)
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            unlike = sorted(firsts.values())
+            found = dict(zip(unlike, pool.map(plan, unlike), strict=True))
+        found |= {k: plan(k) for k in range(len(spans)) if k not in found}  # equal ones are known by now
+        return None if None in found.values() else [e for _, e in sorted(found.items()) if e is not None]
+
+    def _whole(
+        self, begins: tuple[int, ...], index: int, span: Span, flights: Sequence[Flight], *, split_backward: bool
+    ) -> Estimate | None:
+        """The fastest plan of a stage that fits. Memory is as dear as it was for the units, or dearer if it must be."""
         most = max(f.all for f in flights)
         memory_bytes = self.memory_bytes[span.shape]
         way = self.way(span.first, span.stop, span.shape, most) or Way(len(_THRIFT) - 1, math.inf)
@@ -261,7 +283,7 @@ class Survey:
         """A stage of such units that was planned as a whole, holding so many micro-batches."""
         return self._known.get((tuple(self._kinds[first:stop]), shape, in_flight)) if self._known else None
 
-    def _planned_stage(self, begins: Sequence[int], index: int, span: Span, thrift: int) -> Estimate | None:
+    def _planned_stage(self, begins: tuple[int, ...], index: int, span: Span, thrift: int) -> Estimate | None:
         """A stage planned on the meshes of its units; equal ones once."""
         key = (self.problem.like(begins, index), span.shape, thrift)
         self.asked += 1
