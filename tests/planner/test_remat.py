@@ -72,7 +72,8 @@ def staged():
 def whole(staged):
     """The step as one stage, planned as a whole, nothing computed again."""
     survey = Survey(staged, SLOW, Options(microbatches=4), SLOW.submeshes(powers=True))
-    return survey.whole([0], 0, Span(0, len(staged.units), 0), ALONE)
+    (found,) = survey.wholes((0,), [Span(0, len(staged.units), 0)], [ALONE], split_backward=False)
+    return found
 
 
 def test_a_planned_stage_computes_again_as_little_as_any_mix_of_its_units(whole):

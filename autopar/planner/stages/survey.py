@@ -6,7 +6,6 @@ prices of memory: freely, and more thriftily, so that there are lean plans where
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -15,21 +14,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from autopar.errors import InfeasibleError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, Submesh
 from autopar.partition import StageSection
 from autopar.planner.options import Options
-from autopar.planner.search import AnyPrice, PricedPlan
 from autopar.planner.stages.cost import Span, StageCost
-from autopar.planner.stages.estimate import Estimate, estimate, together
+from autopar.planner.stages.estimate import Estimate, together
 from autopar.planner.stages.problem import StagedProblem
-from autopar.planner.stages.programs import PlannedStage
+from autopar.planner.stages.section import Section, likely_meshes
 from autopar.planner.stages.sums import Sums
 from autopar.schedule import Flight
 
 _AT_ONCE = 3  # one being built, which takes Python's lock, and enough being solved to keep another core busy
-_HALVES = 8  # so many devices are tried as two halves, too
 _THRIFT = (0.0, 0.1, 1.0, 10.0)  # what the memory of a device is worth, in terms of the step's time
 _EASY = (0.7, 0.9, 0.9)  # of the memory: units that need no more are not planned more thriftily
 _UNIT_TIME_S = 3.0
@@ -73,12 +69,12 @@ class Survey:
         budgets = (options.memory_bytes or cluster.island(shape).device.memory_bytes for shape in shapes)
         self.memory_bytes = tuple(budget / options.stages_per_worker for budget in budgets)
         self.asked = self.solved = 0
-        self._lock = threading.Lock()
+        self._lock, self._counting = threading.Lock(), threading.Lock()
         self._alone: dict[int, tuple[Step, StageSection]] = {}
         self._units: dict[tuple[str, int, int], Estimate | None] = {}  # kind, shape, thrift
         self._tables: dict[tuple[int, int], Sums] = {}
         self._stages: dict[tuple[str, int, int], Estimate | None] = {}  # digest, shape, thrift
-        self._sections: dict[tuple[str, int], _Section] = {}  # digest, shape
+        self._sections: dict[tuple[str, int], Section] = {}  # digest, shape
         self._known: dict[tuple[tuple[str, ...], int, int], Estimate] = {}  # kinds, shape, in flight: planned as wholes
         last = len(problem.units) - 1
         self._kinds = [f"{unit.like}{i == 0}{i == last}" for i, unit in enumerate(problem.units)]
@@ -118,7 +114,8 @@ class Survey:
 
     def unit(self, index: int, shape: int, thrift: int) -> Estimate | None:
         """A unit alone on a submesh, memory being dear to this degree; None if there is no such plan."""
-        self.asked += 1
+        with self._counting:
+            self.asked += 1
         return self._units[self._kinds[index], shape, thrift]
 
     def sent_bytes(self, index: int, shape: int) -> tuple[int, int]:
@@ -130,7 +127,8 @@ class Survey:
         options = dataclasses.replace(
             self.options, mip_gap=_UNIT_GAP, time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0
         )
-        section = _Section(*self._unit_alone(index), (index, index + 1), self.cluster.part(self.shapes[shape]), options)
+        units, cluster = (index, index + 1), self.cluster.part(self.shapes[shape])
+        section = Section(self.problem, self._unit_alone(index), units, cluster, options)
         return self._cheapest(section, self.shapes[shape], likely_meshes(self.shapes[shape]), thrifts)
 
     def _unit_alone(self, index: int) -> tuple[Step, StageSection]:
@@ -164,29 +162,14 @@ class Survey:
         return held > _EASY[thrift] * self.memory_bytes[shape]
 
     def _cheapest(
-        self, section: _Section, shape: Submesh, meshes: Sequence[tuple[int, ...]], thrifts: tuple[int, ...]
+        self, section: Section, shape: Submesh, meshes: Sequence[tuple[int, ...]], thrifts: tuple[int, ...]
     ) -> list[Estimate | None]:
-        """For each price, the plan of a stage that costs least in time and memory; None if there is none."""
-        prices = [_THRIFT[k] * self._worth[shape.island] for k in thrifts]
-        found: list[list[Estimate]] = [[] for _ in thrifts]
-        for mesh in meshes if self.options.mesh is None else (self.options.mesh,):
-            self.solved += len(prices)
-            with contextlib.suppress(InfeasibleError, SolverError):
-                plans = [section.program(mesh).plan(price) for price in prices]
-                for k, priced in enumerate(plans):
-                    found[k].append(self._estimate(section, priced))
-
-        def cost(e: Estimate, price: float) -> float:
-            return e.plan.step_s + price * e.held_bytes / 2**30
-
-        return [min(of, key=lambda e: cost(e, price), default=None) for of, price in zip(found, prices, strict=True)]
-
-    def _estimate(self, section: _Section, priced: PricedPlan) -> Estimate:
-        stage = PlannedStage(
-            section.step, section.info, priced.facts, self.problem.microbatches, priced.work_s, priced.sites
-        )
-        found = estimate(stage, self.problem.recomputable, section.units)
-        return found if self.options.remat == "auto" else found.always(self.options.remat)
+        """For each degree of thrift, the plan that costs least in time and memory; None if there is none."""
+        if self.options.mesh is not None:
+            meshes = (self.options.mesh,)
+        with self._counting:
+            self.solved += len(meshes) * len(thrifts)
+        return section.cheapest(meshes, [_THRIFT[k] * self._worth[shape.island] for k in thrifts])
 
     # units together
 
@@ -286,43 +269,17 @@ class Survey:
     def _planned_stage(self, begins: tuple[int, ...], index: int, span: Span, thrift: int) -> Estimate | None:
         """A stage planned on the meshes of its units; equal ones once."""
         key = (self.problem.like(begins, index), span.shape, thrift)
-        self.asked += 1
+        with self._counting:
+            self.asked += 1
         if key not in self._stages:
             units = [self.unit(i, span.shape, thrift) for i in range(span.first, span.stop)]
             meshes = dict.fromkeys(e.plan.mesh_shape for e in units if e is not None)
             shape = self.shapes[span.shape]
             if key[:2] not in self._sections:
-                units_of = (span.first, span.stop)
-                stage = self.problem.stage(begins, index)
-                self._sections[key[:2]] = _Section(*stage, units_of, self.cluster.part(shape), self.options)
+                stage, part = self.problem.stage(begins, index), self.cluster.part(shape)
+                self._sections[key[:2]] = Section(self.problem, stage, (span.first, span.stop), part, self.options)
             (self._stages[key],) = self._cheapest(self._sections[key[:2]], shape, tuple(meshes), (thrift,))
         return self._stages[key]
-
-
-class _Section:
-    """A stage to be planned on a submesh, with the program of each mesh once it is wanted.
-
-    Args:
-      step: the stage as a step of its own.
-      info: what it does.
-      units: the first of its units, and one past the last.
-      cluster: the submesh.
-      options: how to plan it.
-    """
-
-    def __init__(
-        self, step: Step, info: StageSection, units: tuple[int, int], cluster: Cluster, options: Options
-    ) -> None:
-        self.step, self.info, self.units = step, info, units
-        self._cluster, self._options = cluster, options
-        self._programs: dict[tuple[int, ...], AnyPrice] = {}
-
-    def program(self, mesh: tuple[int, ...]) -> AnyPrice:
-        """Raises what :class:`AnyPrice` does."""
-        if mesh not in self._programs:
-            options = dataclasses.replace(self._options, mesh=mesh)
-            self._programs[mesh] = AnyPrice(self.step, self._cluster, options)
-        return self._programs[mesh]
 
 
 def _settled(
@@ -342,17 +299,4 @@ def _settled(
     return None
 
 
-def likely_meshes(shape: Submesh) -> tuple[tuple[int, ...], ...]:
-    """Logical meshes worth trying on a submesh: hosts by devices; within a host, one axis, or two halves.
-
-    >>> likely_meshes(Submesh((8, 2))), likely_meshes(Submesh((8, 1))), likely_meshes(Submesh((1, 1)))
-    (((2, 8),), ((8,), (2, 4)), ((1,),))
-    """
-    sizes = tuple(n for n in reversed(shape.sizes) if n > 1)
-    if len(sizes) > 1:
-        return (sizes,)
-    n = shape.devices
-    return ((n,), (2, n // 2)) if n >= _HALVES and n % 2 == 0 else ((n,),)
-
-
-__all__ = ["Survey", "likely_meshes"]
+__all__ = ["Survey"]

@@ -1,0 +1,90 @@
+"""A run of units planned as one stage on one submesh, whatever memory costs there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+
+from autopar.errors import InfeasibleError, SolverError
+from autopar.ir import Step
+from autopar.mesh import Cluster, Submesh
+from autopar.partition import StageSection
+from autopar.planner.options import Options
+from autopar.planner.search import AnyPrice, PricedPlan
+from autopar.planner.stages.estimate import Estimate, estimate
+from autopar.planner.stages.problem import StagedProblem
+from autopar.planner.stages.programs import PlannedStage
+
+_HALVES = 8  # so many devices are tried as two halves, too
+
+
+class Section:
+    """The plans of a stage on a submesh; the program of each mesh is built when it is first wanted.
+
+    Args:
+      problem: the step in its micro-batches.
+      stage: as a step of its own, and what it does.
+      units: the first of its units, and one past the last.
+      cluster: the submesh.
+      options: how to plan it.
+    """
+
+    def __init__(
+        self,
+        problem: StagedProblem,
+        stage: tuple[Step, StageSection],
+        units: tuple[int, int],
+        cluster: Cluster,
+        options: Options,
+    ) -> None:
+        self._problem, self._units, self._cluster, self._options = problem, units, cluster, options
+        self._step, self._info = stage
+        self._programs: dict[tuple[int, ...], AnyPrice] = {}
+
+    def cheapest(self, meshes: Sequence[tuple[int, ...]], prices: Sequence[float]) -> list[Estimate | None]:
+        """For each price of memory, the plan that costs least in time and memory; None if there is none.
+
+        Args:
+          meshes: logical shapes of the submesh to try.
+          prices: seconds per GiB.
+        """
+        found: list[list[Estimate]] = [[] for _ in prices]
+        for mesh in meshes:
+            with contextlib.suppress(InfeasibleError, SolverError):
+                program = self._program(mesh)
+                for at, plan in enumerate([program.plan(price) for price in prices]):
+                    found[at].append(self._estimate(plan))
+
+        def cost(e: Estimate, price: float) -> float:
+            return e.plan.step_s + price * e.held_bytes / 2**30
+
+        return [min(of, key=lambda e: cost(e, price), default=None) for of, price in zip(found, prices, strict=True)]
+
+    def _program(self, mesh: tuple[int, ...]) -> AnyPrice:
+        """Raises what :class:`AnyPrice` does."""
+        if mesh not in self._programs:
+            self._programs[mesh] = AnyPrice(self._step, self._cluster, dataclasses.replace(self._options, mesh=mesh))
+        return self._programs[mesh]
+
+    def _estimate(self, plan: PricedPlan) -> Estimate:
+        microbatches = self._problem.microbatches
+        stage = PlannedStage(self._step, self._info, plan.facts, microbatches, plan.work_s, plan.sites)
+        found = estimate(stage, self._problem.recomputable, self._units)
+        return found if self._options.remat == "auto" else found.always(self._options.remat)
+
+
+def likely_meshes(shape: Submesh) -> tuple[tuple[int, ...], ...]:
+    """Logical meshes worth trying on a submesh: hosts by devices; within a host, one axis, or two halves.
+
+    >>> likely_meshes(Submesh((8, 2))), likely_meshes(Submesh((8, 1))), likely_meshes(Submesh((1, 1)))
+    (((2, 8),), ((8,), (2, 4)), ((1,),))
+    """
+    sizes = tuple(n for n in reversed(shape.sizes) if n > 1)
+    if len(sizes) > 1:
+        return (sizes,)
+    n = shape.devices
+    return ((n,), (2, n // 2)) if n >= _HALVES and n % 2 == 0 else ((n,),)
+
+
+__all__ = ["Section", "likely_meshes"]
