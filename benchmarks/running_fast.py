@@ -13,9 +13,9 @@ that ``schedule="auto"`` chooses from. Everywhere XLA computes one operation on 
 memory or, as hyper-threads, their units are slower together than one alone, whatever runs on them. So the same work is
 also run on both at once, a whole copy on each. Prints the medians over rounds, and of the ratios of a round, to both.
 
-The bound is for the fastest order and a core that works alone. The ideal above is that of GPipe and 1F1B; ZB-H1 fills
-a part of the bubble with gradients of parameters, so that it can be faster (here by 2 of 27). With two stages 1F1B
+The bound is for the faster of GPipe and 1F1B, whose ideal this is, and a core that works alone. With two stages 1F1B
 holds two micro-batches, and every round trip of one between the stages is exposed; GPipe holds all and hides them.
+ZB-H1 fills a part of the bubble with gradients of parameters, so it can be faster (here by 2 of 27) and proves nothing.
 """
 
 import argparse
@@ -40,7 +40,8 @@ LAYERS, WIDTH, ROWS = 24, 512, 512  # layers, features, rows of a micro-batch
 ROUNDS, STEPS = 8, 3
 LIMIT = 1.10
 ALONE, BESIDE, BUSY = "one core", "beside a busy one", "the busy one"
-ORDERS = ("gpipe", "1f1b", "zb-h1")
+HELD = ("gpipe", "1f1b")  # to the bound
+ORDERS = (*HELD, "zb-h1")
 SERVERS = {ALONE: ORDERS[:1], BUSY: ORDERS[:1], "local": ORDERS, "ray": ORDERS}
 PIPELINES = tuple((runtime, order) for runtime in ("local", "ray") for order in ORDERS)
 
@@ -82,8 +83,8 @@ def measure(rounds: int) -> int:
         said = [f"  {of[mode]:.3f} of the ideal of {core}" for core, of in ratios.items() if mode in of]
         print(f"{mode:<18}{statistics.median(row[mode] for row in found) * 1e3:9.1f} ms per step{''.join(said)}")
     write_result(RESULTS / "running_fast.json", {"stamp": stamp(), "limit": LIMIT, "ratios": ratios, "seconds": found})
-    fastest = [min(ratios[ALONE][f"{runtime} {order}"] for order in ORDERS) for runtime in ("local", "ray")]
-    return int(max(fastest) > LIMIT)
+    faster = [min(ratios[ALONE][f"{runtime} {order}"] for order in HELD) for runtime in ("local", "ray")]
+    return int(max(faster) > LIMIT)
 
 
 def _round(servers: dict[str, subprocess.Popen]) -> dict[str, float]:
