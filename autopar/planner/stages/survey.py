@@ -231,17 +231,20 @@ class Survey:
         Returns:
           For each the fastest plan that fits; None if one stage has none.
         """
-        kinds = [(self.problem.like(begins, k), span.shape) for k, span in enumerate(spans)]
-        firsts = {kind: k for k, kind in reversed(list(enumerate(kinds)))}
 
         def plan(k: int) -> Estimate | None:
             return self._whole(begins, k, spans[k], flights[k], split_backward=split_backward)
 
+        unlike = {(self.problem.like(begins, k), spans[k].shape): k for k in reversed(range(len(spans)))}.values()
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            unlike = sorted(firsts.values())
-            found = dict(zip(unlike, pool.map(plan, unlike), strict=True))
-        found |= {k: plan(k) for k in range(len(spans)) if k not in found}  # equal ones are known by now
-        return None if None in found.values() else [e for _, e in sorted(found.items()) if e is not None]
+            first = dict(zip(unlike, pool.map(plan, unlike), strict=True))
+        found = []
+        for k in range(len(spans)):  # what equals another is known by now
+            whole = first[k] if k in first else plan(k)
+            if whole is None:
+                return None
+            found.append(whole)
+        return found
 
     def _whole(
         self, begins: tuple[int, ...], index: int, span: Span, flights: Sequence[Flight], *, split_backward: bool
