@@ -102,7 +102,7 @@ def environment(platform: str, devices: int) -> dict[str, str]:
         "JAX_PLATFORMS": platform,
         "JAX_ENABLE_X64": str(int(jax.config.read("jax_enable_x64"))),
         "XLA_FLAGS": " ".join(flags.split()),
-        **_KEEPING,
+        **{name: os.environ.get(name, value) for name, value in _KEEPING.items()},
     }
     if platform == "cpu":
         found["JAX_NUM_CPU_DEVICES"] = str(devices)
