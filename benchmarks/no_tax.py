@@ -37,7 +37,7 @@ from autopar import Cluster, Options
 from autopar.api.executable import Executable
 from autopar.api.planning import plan_traced
 from autopar.lower.hlo import hlo_collectives
-from autopar.models.layers import causal_attention, layer_norm
+from autopar.models.layers.plain import causal_attention, layer_norm
 from autopar.trace import trace
 
 LIMIT = 1.05

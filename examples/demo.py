@@ -15,7 +15,7 @@ import jax
 
 import autopar
 from autopar.models import get
-from autopar.models.text import load_text
+from autopar.models.data.text import load_text
 from autopar.report import print_audit
 
 STEPS, BATCH, SEQUENCE = 300, 32, 64

@@ -11,7 +11,7 @@ import numpy as np
 
 from autopar.api import Executable, StagedExecutable
 from autopar.models import Recipe
-from autopar.models.text import VOCAB, load_text
+from autopar.models.data.text import VOCAB, load_text
 from autopar.units import seconds_text
 
 Show = Callable[[int, float, float], None]

@@ -7,8 +7,8 @@
 
 To add a family:
 
-1. Write one file. A frozen dataclass deriving from `Config` holds its sizes; `PRESETS` names some, "toy" among
-   them: a step in under 50 ms on one core, every dim that one may want to split divisible by 8.
+1. Write one file in `families/`. A frozen dataclass deriving from `Config` holds its sizes; `PRESETS` names some,
+   "toy" among them: a step in under 50 ms on one core, every dim that one may want to split divisible by 8.
 2. Write `make(family, preset, config) -> Recipe` by giving `make_recipe` an init, key -> (params, stats), and a
    loss, (params, batch, dropout key, stats) -> (loss, (metrics, stats)), in whatever framework is natural.
    The optimizer, clipping and the step come from `make_recipe`.

@@ -11,7 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from autopar.models.update import LossScale, all_finite, first_scale, next_scale, optimizer, update, update_if
+from autopar.models.flops import count_flops
+from autopar.models.update import (
+    SCHEDULES,
+    LossScale,
+    all_finite,
+    first_scale,
+    learning_rate,
+    next_scale,
+    optimizer,
+    update,
+    update_if,
+)
 
 Pytree = Any
 Batch = Any
@@ -23,6 +34,7 @@ InitFn = Callable[[jax.Array], tuple[Pytree, Pytree]]
 
 OPTIMIZERS = ("adamw", "adafactor")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+MAY_BE_ZERO = ("warmup_steps", "shared_experts", "dense_layers", "dense_experts")
 
 
 class State(NamedTuple):
@@ -54,7 +66,11 @@ class Config:
         dtype: the dtype to compute in. Parameters are float64 with "float64" and float32 otherwise, so
             "bfloat16" means the usual mixed precision.
         optimizer: "adamw" or "adafactor".
-        learning_rate: constant step size.
+        learning_rate: the (peak) step size.
+        schedule: what becomes of it after warming up: "constant", "linear" or "cosine" (down to a tenth at
+            `total_steps`), or "rsqrt" (with the inverse root of the step).
+        warmup_steps: steps over which it rises to its peak; 0 starts there.
+        total_steps: when "linear" and "cosine" have come down.
         loss_scaling: multiply the loss by a scale that adapts itself, and skip the steps whose gradients overflow:
             what "float16" needs.
     """
@@ -63,6 +79,9 @@ class Config:
     dtype: str = "float32"
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    total_steps: int = 1000
     loss_scaling: bool = False
 
     @property
@@ -88,7 +107,12 @@ class Recipe:
         init: key -> `State`.
         step: (state, batch) -> (state, metrics), a plain single-device training step.
         batch: seed -> a batch of numpy arrays; the same seed gives the same batch.
+        evaluate: (state, batch) -> metrics of a batch that is not trained on: no dropout, running statistics.
+        batch: seed -> a batch of numpy arrays; the same seed gives the same batch.
         batch_spec: the batch's pytree with `jax.ShapeDtypeStruct` leaves.
+        unit: what a batch is counted in: "tokens", "images", "seconds" of audio, ...
+        units: how many of them are in a batch.
+        unused: shapes of the parameters -> how many of these scalars one token does not use.
     """
 
     name: str
@@ -97,8 +121,12 @@ class Recipe:
     config: Config
     init: Callable[[jax.Array], State]
     step: Callable[[State, Batch], tuple[State, Metrics]]
+    evaluate: Callable[[State, Batch], Metrics]
     batch: Callable[[int], Batch]
     batch_spec: Batch
+    unit: str
+    units: int
+    unused: Callable[[Pytree], int]
 
     def abstract(self) -> tuple[State, Batch]:
         """The step's arguments as `jax.ShapeDtypeStruct`s: no array is made, whatever the size.
@@ -113,7 +141,24 @@ class Recipe:
 
     def parameter_count(self) -> int:
         """Number of trained scalars, counted without making any."""
-        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract()[0].params))
+        return _size(self.abstract()[0].params)
+
+    def active_parameter_count(self) -> int:
+        """Number of trained scalars that one token uses: without the experts that it is not sent to."""
+        params = self.abstract()[0].params
+        return _size(params) - self.unused(params)
+
+    def flops(self) -> float:
+        """FLOPs to train on one batch: three times the forward pass's matrix products and convolutions.
+
+        What is computed again to save memory does not count, and nor does elementwise work: these are the FLOPs
+        of "model FLOPs utilisation" (Chowdhery et al. 2022, appendix B).
+        """
+        return 3.0 * count_flops(self.evaluate, *self.abstract())
+
+
+def _size(params: Pytree) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
 @dataclass(frozen=True)
@@ -173,6 +218,8 @@ def check_config(family: str, config: Config) -> None:
     """Refuses a config that no model could be built from."""
     if config.optimizer not in OPTIMIZERS:
         raise ValueError(unknown("optimizer", config.optimizer, OPTIMIZERS))
+    if config.schedule not in SCHEDULES:
+        raise ValueError(unknown("schedule of the learning rate", config.schedule, SCHEDULES))
     if config.dtype not in DTYPES:
         raise ValueError(unknown("dtype", config.dtype, DTYPES))
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
@@ -182,8 +229,9 @@ def check_config(family: str, config: Config) -> None:
         )
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            raise ValueError(f"{family}: {field.name} must be at least 1, got {value}")
+        least = 0 if field.name in MAY_BE_ZERO else 1
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise ValueError(f"{family}: {field.name} must be at least {least}, got {value}")
 
 
 def make_recipe(
@@ -195,8 +243,12 @@ def make_recipe(
     loss: LossFn,
     batch: Callable[[int], Batch],
     batch_spec: Batch,
+    evaluate: LossFn | None = None,
     dropout: bool = False,
     frozen: Collection[str] = (),
+    unit: str = "examples",
+    units_per_example: float = 1,
+    unused: Callable[[Pytree], int] = lambda params: 0,
 ) -> Recipe:
     """Joins a model's init and loss to the optimizer: the one training step of the whole zoo.
 
@@ -208,13 +260,19 @@ def make_recipe(
         loss: (params, batch, dropout key, stats) -> (loss, (metrics, stats)).
         batch: seed -> batch.
         batch_spec: the batch's shapes and dtypes.
+        evaluate: the loss of a batch that is not trained on, if it is another function than `loss` without a key.
         dropout: whether the state carries a random key, split at each step.
         frozen: top-level names of parameters that are not trained (the loss stops their gradients).
+        unit: what a batch is counted in.
+        units_per_example: how many of them one example has.
+        unused: shapes of the parameters -> how many of these scalars one token does not use.
 
     Returns:
         The recipe.
     """
-    tx = optimizer(config.optimizer, config.learning_rate, frozen)
+    rate = learning_rate(config.schedule, config.learning_rate, config.warmup_steps, config.total_steps)
+    tx = optimizer(config.optimizer, rate, frozen)
+    evaluation = loss if evaluate is None else evaluate
 
     def init_state(key: jax.Array) -> State:
         params_key, dropout_key = jax.random.split(key)
@@ -256,6 +314,10 @@ def make_recipe(
         norm = jnp.where(finite, optax.tree.norm(grads), 0.0)
         return new_state, {"loss": value, "grad_norm": norm, "loss_scale": scale.scale, **metrics}
 
+    def evaluate_step(state: State, batch: Batch) -> Metrics:
+        value, (metrics, _) = evaluation(state.params, batch, None, state.stats)
+        return {"loss": value, **metrics}
+
     return Recipe(
         name=f"{family.name}:{preset}",
         summary=family.summary,
@@ -263,6 +325,10 @@ def make_recipe(
         config=config,
         init=jax.jit(init_state),
         step=train_step,
+        evaluate=evaluate_step,
         batch=batch,
         batch_spec=batch_spec,
+        unit=unit,
+        units=int(config.batch_size * units_per_example),
+        unused=unused,
     )

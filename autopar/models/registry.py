@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from autopar.models import bert, conformer, gpt, llama, mlp, moe, resnet, seq2seq
+from autopar.models.families import bert, conformer, gpt, llama, mlp, moe, resnet, seq2seq
 from autopar.models.recipe import Family, Recipe, unknown
 
 _FAMILIES = (

@@ -16,6 +16,9 @@ FIRST_SCALE = 2.0**15
 LARGEST_SCALE = 2.0**24
 STEPS_TO_GROWTH = 2000
 
+SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
+LAST_SHARE = 0.1  # of the peak learning rate, where "linear" and "cosine" end
+
 
 class LossScale(NamedTuple):
     """What the loss is multiplied by, so that small gradients survive in half precision.
@@ -55,7 +58,43 @@ def all_finite(tree: Pytree) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
-def optimizer(name: str, learning_rate: float, frozen: Collection[str] = ()) -> optax.GradientTransformation:
+def learning_rate(schedule: str, peak: float, warmup_steps: int, total_steps: int) -> optax.ScalarOrSchedule:
+    """The step size as a function of the step: it rises linearly to its peak, and then does as `schedule` says.
+
+    Args:
+        schedule: one of `SCHEDULES`; "rsqrt" is Vaswani et al.'s (2017, section 5.3), "cosine" Loshchilov and
+            Hutter's (2016) without restarts.
+        peak: the largest step size.
+        warmup_steps: steps until the peak.
+        total_steps: where "linear" and "cosine" reach a tenth of the peak.
+
+    Returns:
+        A number if it is always the same, else count -> scalar.
+
+    Raises:
+        ValueError: the learning rate would come down before it is up.
+    """
+    if schedule in ("linear", "cosine") and total_steps <= warmup_steps:
+        raise ValueError(
+            f"a {schedule!r} schedule of {total_steps} steps was asked for, of which {warmup_steps} warm up; "
+            "total_steps must be larger than warmup_steps"
+        )
+    if schedule == "constant" and not warmup_steps:
+        return peak
+    rise = optax.linear_schedule(peak / (warmup_steps + 1), peak, warmup_steps)
+    left = total_steps - warmup_steps
+    after: dict[str, optax.Schedule] = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, LAST_SHARE * peak, left),
+        "cosine": optax.cosine_decay_schedule(peak, max(1, left), LAST_SHARE),
+        "rsqrt": lambda count: peak / jnp.sqrt(1 + jnp.maximum(count, 0) / max(1, warmup_steps)),
+    }
+    return optax.join_schedules([rise, after[schedule]], [warmup_steps])
+
+
+def optimizer(
+    name: str, learning_rate: optax.ScalarOrSchedule, frozen: Collection[str] = ()
+) -> optax.GradientTransformation:
     """AdamW or Adafactor, after clipping by the global norm.
 
     Adafactor (Shazeer & Stern 2018) keeps a row and a column of second moments for each matrix. optax does so
@@ -63,7 +102,7 @@ def optimizer(name: str, learning_rate: float, frozen: Collection[str] = ()) -> 
 
     Args:
         name: "adamw" or "adafactor".
-        learning_rate: constant step size.
+        learning_rate: the step size, or step -> step size.
         frozen: top-level names of parameters that stay as they are: no moments, no weight decay, no part in the norm.
 
     Returns:

@@ -119,7 +119,7 @@ def test_names_tell_changed_sizes():
 def test_models_import_nothing_of_autopar():
     folder = Path(models.__file__).parent
     imported = set()
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autopar.models.text import load_text
+from autopar.models.data.text import load_text
 
 
 @pytest.fixture(scope="module")

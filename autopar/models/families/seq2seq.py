@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autopar.models import layers as L
+from autopar.models.layers import plain as L
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe, unknown
 
 PADDING, BEGIN, END, FIRST_WORD = 0, 1, 2, 3
@@ -217,6 +217,8 @@ def make(family: Family, preset: str, c: Seq2SeqConfig) -> Recipe:
         batch_spec={name: jax.ShapeDtypeStruct((c.batch_size, n), np.int32) for name, n in ids.items()},
         dropout=c.dropout > 0,
         frozen=(c.frozen,) if c.frozen else (),
+        unit="tokens",
+        units_per_example=c.target,
     )
 
 

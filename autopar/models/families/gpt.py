@@ -11,9 +11,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from autopar.models import layers as L
+from autopar.models.data.tokens import token_batch, token_spec
+from autopar.models.layers import plain as L
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
-from autopar.models.tokens import token_batch, token_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +139,8 @@ def make(
         loss=loss,
         batch=lambda seed: token_batch(seed, c.batch_size, c.sequence, c.vocab),
         batch_spec=token_spec(c.batch_size, c.sequence),
+        unit="tokens",
+        units_per_example=c.sequence,
         dropout=c.dropout > 0,
     )
 

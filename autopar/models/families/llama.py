@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from autopar.models.data.tokens import token_batch, token_spec
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
-from autopar.models.tokens import token_batch, token_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +161,8 @@ def make(family: Family, preset: str, c: LlamaConfig) -> Recipe:
         loss=loss,
         batch=lambda seed: token_batch(seed, c.batch_size, c.sequence, c.vocab),
         batch_spec=token_spec(c.batch_size, c.sequence),
+        unit="tokens",
+        units_per_example=c.sequence,
     )
 
 

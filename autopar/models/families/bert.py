@@ -76,7 +76,7 @@ class EncoderLayer(nn.Module):
         """[b, s, d] -> [b, s, d]."""
         c = self.config
         dtypes: dict[str, Any] = {"dtype": c.compute_dtype, "param_dtype": c.param_dtype}
-        drop = nn.Dropout(c.dropout, deterministic=False)
+        drop = nn.Dropout(c.dropout, deterministic=not self.has_rng("dropout"))
         x = nn.LayerNorm(**dtypes)(x + drop(SelfAttention(c)(x)))
         y = nn.gelu(nn.Dense(c.ffn_factor * c.hidden, kernel_init=kernel_init, **dtypes)(x))
         y = nn.Dense(c.hidden, kernel_init=kernel_init, **dtypes)(y)
@@ -96,7 +96,7 @@ class Bert(nn.Module):
         embed = nn.Embed(c.vocab, c.hidden, embedding_init=kernel_init, **dtypes)
         positions = self.param("positions", kernel_init, (c.sequence, c.hidden), c.param_dtype)
         x = nn.LayerNorm(**dtypes)(embed(tokens) + positions.astype(c.compute_dtype))
-        x = nn.Dropout(c.dropout, deterministic=False)(x)
+        x = nn.Dropout(c.dropout, deterministic=not self.has_rng("dropout"))(x)
         for _ in range(c.layers):
             x = EncoderLayer(c)(x)
         x = nn.gelu(nn.Dense(c.hidden, kernel_init=kernel_init, **dtypes)(x))
@@ -136,7 +136,18 @@ def make(family: Family, preset: str, c: BertConfig) -> Recipe:
 
     ids = jax.ShapeDtypeStruct((c.batch_size, c.sequence), np.int32)
     spec = {"tokens": ids, "targets": ids, "weights": jax.ShapeDtypeStruct(ids.shape, c.param_dtype)}
-    return make_recipe(family, preset, c, init=init, loss=loss, batch=batch, batch_spec=spec, dropout=c.dropout > 0)
+    return make_recipe(
+        family,
+        preset,
+        c,
+        init=init,
+        loss=loss,
+        batch=batch,
+        batch_spec=spec,
+        dropout=c.dropout > 0,
+        unit="tokens",
+        units_per_example=c.sequence,
+    )
 
 
 FAMILY = Family(

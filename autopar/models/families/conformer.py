@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from autopar.models import layers as L
+from autopar.models.layers import plain as L
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe, unknown
 
 NORMS = ("batch", "layer")

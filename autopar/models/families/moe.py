@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from autopar.models import layers as L
+from autopar.models.data.tokens import token_batch, token_spec
+from autopar.models.layers import plain as L
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
-from autopar.models.tokens import token_batch, token_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +185,15 @@ def make(family: Family, preset: str, c: MoEConfig) -> Recipe:
         loss=loss,
         batch=lambda seed: token_batch(seed, c.batch_size, c.sequence, c.vocab),
         batch_spec=token_spec(c.batch_size, c.sequence),
+        unit="tokens",
+        units_per_example=c.sequence,
+        unused=lambda params: _expert_parameters(params) * (c.experts - 2) // c.experts,
     )
+
+
+def _expert_parameters(params: Pytree) -> int:
+    routed = [layer["moe"] for layer in params["layers"] if "moe" in layer]
+    return sum(int(np.prod(moe[name].shape)) for moe in routed for name in ("w1", "w2"))
 
 
 FAMILY = Family(

@@ -9,14 +9,14 @@ and, in the first block of a stage, 4 n f for the projection. f doubles from sta
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from autopar.models.data.images import image_batch, image_spec
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
 
 
@@ -72,6 +72,7 @@ class Block(nn.Module):
     config: ResNetConfig
     filters: int
     stride: int
+    train: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -79,7 +80,11 @@ class Block(nn.Module):
         c = self.config
         conv = partial(nn.Conv, use_bias=False, dtype=c.compute_dtype, param_dtype=c.param_dtype)
         norm = partial(
-            nn.BatchNorm, use_running_average=False, momentum=0.9, dtype=c.compute_dtype, param_dtype=c.param_dtype
+            nn.BatchNorm,
+            use_running_average=not self.train,
+            momentum=0.9,
+            dtype=c.compute_dtype,
+            param_dtype=c.param_dtype,
         )
         strides = (self.stride, self.stride)
         wide = self.filters * c.width_factor
@@ -102,23 +107,23 @@ class ResNet(nn.Module):
     config: ResNetConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, h, w, 3] -> [b, classes]."""
+    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
+        """[b, h, w, 3] -> [b, classes], normalised by the batch's own statistics, or else by the running ones."""
         c = self.config
         dtypes: dict[str, Any] = {"dtype": c.compute_dtype, "param_dtype": c.param_dtype}
         kernel, strides = ((7, 7), (2, 2)) if c.large_stem else ((3, 3), (1, 1))
         x = nn.Conv(c.filters, kernel, strides, use_bias=False, name="conv_init", **dtypes)(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=False, momentum=0.9, name="norm_init", **dtypes)(x))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm_init", **dtypes)(x))
         if c.large_stem:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
         for i, size in enumerate(c.blocks):
             for j in range(size):
-                x = Block(c, c.filters * 2**i, stride=2 if i > 0 and j == 0 else 1)(x)
+                x = Block(c, c.filters * 2**i, 2 if i > 0 and j == 0 else 1, train)(x)
         return nn.Dense(c.classes, **dtypes)(x.mean(axis=(1, 2))).astype(c.param_dtype)
 
 
 def make(family: Family, preset: str, c: ResNetConfig) -> Recipe:
-    """Builds the recipe; images are noise around one random pattern per class."""
+    """Builds the recipe; images are `data.images`."""
     model = ResNet(c)
 
     def init(key: jax.Array) -> tuple[Pytree, Pytree]:
@@ -127,25 +132,31 @@ def make(family: Family, preset: str, c: ResNetConfig) -> Recipe:
         return variables["params"], jax.tree.map(lambda s: s.astype(c.param_dtype), variables["batch_stats"])
 
     def loss(params: Pytree, batch: Batch, key: jax.Array | None, stats: Pytree) -> LossOut:
-        logits, changed = model.apply({"params": params, "batch_stats": stats}, batch["image"], mutable=["batch_stats"])
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        hits = jnp.argmax(logits, axis=-1) == batch["label"]
-        return nll.mean(), ({"accuracy": hits.astype(nll.dtype).mean()}, changed["batch_stats"])
+        variables = {"params": params, "batch_stats": stats}
+        logits, changed = cast(Any, model.apply(variables, batch["image"], mutable=["batch_stats"]))
+        return _scores(logits, batch["label"], changed["batch_stats"])
 
-    def batch(seed: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng(seed)
-        label = rng.integers(0, c.classes, c.batch_size, dtype=np.int32)
-        # Patterns on an 8 x 8 grid: the same for every seed, and small whatever the number of classes.
-        pattern = np.random.default_rng(0).standard_normal((c.classes, 8, 8, 3), dtype=np.float32)[label]
-        grid = np.arange(c.image) * 8 // c.image
-        image = rng.standard_normal((c.batch_size, c.image, c.image, 3), dtype=np.float32)
-        return {"image": (image + pattern[:, grid][:, :, grid]).astype(c.param_dtype), "label": label}
+    def evaluate(params: Pytree, batch: Batch, key: jax.Array | None, stats: Pytree) -> LossOut:
+        logits = cast(jax.Array, model.apply({"params": params, "batch_stats": stats}, batch["image"], train=False))
+        return _scores(logits, batch["label"], stats)
 
-    spec = {
-        "image": jax.ShapeDtypeStruct((c.batch_size, c.image, c.image, 3), c.param_dtype),
-        "label": jax.ShapeDtypeStruct((c.batch_size,), np.int32),
-    }
-    return make_recipe(family, preset, c, init=init, loss=loss, batch=batch, batch_spec=spec)
+    return make_recipe(
+        family,
+        preset,
+        c,
+        init=init,
+        loss=loss,
+        evaluate=evaluate,
+        batch=lambda seed: image_batch(seed, c.batch_size, c.image, c.classes, c.param_dtype),
+        batch_spec=image_spec(c.batch_size, c.image, c.param_dtype),
+        unit="images",
+    )
+
+
+def _scores(logits: jax.Array, label: jax.Array, stats: Pytree) -> LossOut:
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    hits = jnp.argmax(logits, axis=-1) == label
+    return nll.mean(), ({"accuracy": hits.astype(nll.dtype).mean()}, stats)
 
 
 CONVNET = Family(
