@@ -68,6 +68,7 @@ class AxisUse:
       optimizer: share of the optimizer state that is split.
       optimizer_alone: share of the optimizer state that is split where its parameter is not.
       scattered: gradients are reduce-scattered rather than all-reduced.
+      exchanged: there is an all-to-all over it.
       summed_bytes: bytes of partial sums combined in the backward pass and update.
       communicates: there is a collective over it.
     """
@@ -82,6 +83,7 @@ class AxisUse:
     optimizer: float
     optimizer_alone: float
     scattered: bool
+    exchanged: bool
     summed_bytes: int
     communicates: bool
 
@@ -127,7 +129,8 @@ def _use(plan: PlanFacts, axis: int) -> AxisUse:
     split = [a for a in parameters if a.layout[axis] >= 0]
     gathered = [a for a in split if _is_gathered(a, axis, plan)]
     rest = [a for a in split if a not in gathered]
-    experts = [a for a in rest if _is_expert(a, axis, any(c.kind == "all-to-all" for c in over))]
+    exchanged = any(c.kind == "all-to-all" for c in over)
+    experts = [a for a in rest if _is_expert(a, axis, exchanged)]
     optimizer = by_kind(plan, "optimizer")
     owner = parameter_of(plan)
     alone = [a for a in optimizer if a.layout[axis] >= 0 and a.name in owner and owner[a.name].layout[axis] < 0]
@@ -142,6 +145,7 @@ def _use(plan: PlanFacts, axis: int) -> AxisUse:
         optimizer=_share([a for a in optimizer if a.layout[axis] >= 0], optimizer),
         optimizer_alone=_share(alone, optimizer),
         scattered=scattered > reduced,
+        exchanged=exchanged,
         summed_bytes=scattered + reduced,
         communicates=bool(over),
     )
@@ -260,7 +264,7 @@ def _clauses(use: AxisUse, parameter_bytes: int, entering: float) -> list[tuple[
     if entering and use.other_dims / entering >= _SOME:
         found.append((_DIM, _part(use.other_dims / entering, "batch that is split")))
     if use.experts >= _SOME:
-        found.append((_EXPERT, _part(use.experts, "parameters")))
+        found.append((_EXPERT, (" with all-to-all" if use.exchanged else "") + _part(use.experts, "parameters")))
     if use.tensors >= _SOME:
         found.append((_TENSOR, _part(use.tensors, "parameters")))
     if use.gathered >= _SOME:
