@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from autopar.models.data.tokens import token_batch, token_spec
+from autopar.models.layers.rotary import rotary
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
 
 
@@ -56,18 +57,6 @@ PRESETS = {
 }
 
 kernel_init = nnx.initializers.normal(0.02)
-
-
-def rotary(x: jax.Array, theta: float) -> jax.Array:
-    """Turns pairs of numbers by an angle that grows with the position (Su et al. 2021): [b, s, ..., k] -> the same."""
-    half = x.shape[-1] // 2
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    frequency = theta ** (-jnp.arange(half, dtype=dtype) / half)
-    angle = jnp.arange(x.shape[1], dtype=dtype)[:, None] * frequency
-    angle = angle.reshape(x.shape[1], *[1] * (x.ndim - 3), half)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    left, right = jnp.split(x.astype(dtype), 2, axis=-1)
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
 
 
 class Attention(nnx.Module):
