@@ -6,21 +6,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
-from autopar.cli.arguments import find_model, parse_memory, parse_mesh, parse_microbatches, provide_devices
-from autopar.cli.progress import notes, planning, training
-from autopar.cli.train import bubbles, data_for, train
+from autopar.cli.arguments import find_data, find_model, provide_devices
+from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, Sizes, with_planning_options
+from autopar.cli.progress import notes, planning, record_to, training
+from autopar.cli.training import BATCHES_PER_SEED, Asked, bubbles, summary, train
+from autopar.cli.zoo import families, presets
 from autopar.errors import AutoparError, OptionError
 from autopar.mesh import Cluster
-from autopar.models import MODELS
 from autopar.plan import to_json
 from autopar.planner import Options
 from autopar.report import print_audit, print_plan
@@ -41,43 +41,17 @@ Examples:
 autopar COMMAND --help shows more.""",
 )
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model of the zoo, see: autopar models")]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN.json", help="A saved plan")]
-Preset = Annotated[str | None, typer.Option(help="The model's sizes [default: toy]")]
-Sizes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one size; repeatable")]
-ClusterName = Annotated[
-    str, typer.Option(help="cpu:8, h100:16x8 (hosts x devices per host), tpu-v4:256, ...; unlike ones joined by +")
-]
-Strategy = Annotated[str, typer.Option(help="auto, data, fsdp, megatron or expert")]
-Mesh = Annotated[str | None, typer.Option(help="Mesh shape such as 2x4 [default: all are tried]")]
-Memory = Annotated[str | None, typer.Option(help="Budget of one device, such as 8GiB [default: all it has]")]
-Microbatches = Annotated[str, typer.Option(help="Parts of the batch, computed one after the other; or auto")]
-PerMicrobatch = Annotated[
-    bool, typer.Option("--per-microbatch", help="Batch statistics over each micro-batch alone, as in GPipe")
-]
-Stages = Annotated[int | None, typer.Option(help="Exactly so many pipeline stages of equal size")]
-MaxStages = Annotated[int, typer.Option(help="The most pipeline stages to consider; 1 is no pipeline")]
-ScheduleName = Annotated[str, typer.Option("--schedule", help="Of the stages: 1f1b, gpipe, zb-h1 or auto")]
-RematName = Annotated[str, typer.Option("--remat", help="Compute again: none, attention, full or auto (as fits)")]
-TimeLimit = Annotated[float, typer.Option(help="Seconds for the solver; the best plan so far is kept")]
 Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON")]
 
 
 @app.command("plan")
+@with_planning_options
 def plan_command(
     model: ModelName,
     preset: Preset = None,
     cluster: ClusterName = "cpu:8",
-    strategy: Strategy = "auto",
-    mesh: Mesh = None,
-    memory: Memory = None,
-    microbatches: Microbatches = "1",
-    per_microbatch: PerMicrobatch = False,
-    stages: Stages = None,
-    max_stages: MaxStages = 1,
-    schedule: ScheduleName = "1f1b",
-    remat: RematName = "auto",
-    time_limit: TimeLimit = 120.0,
+    options: Options = NOT_TYPED,
     sizes: Sizes = None,
     save: Annotated[Path | None, typer.Option(metavar="PLAN.json", help="Write the plan to a file")] = None,
     json: Json = False,
@@ -95,21 +69,9 @@ def plan_command(
       autopar plan gpt --cluster v100-16gb:8+h100:8 --microbatches 8 --max-stages 4
     """
     recipe = find_model(model, preset, sizes or ())
-    options = _options(
-        mesh,
-        memory,
-        microbatches,
-        strategy=strategy,
-        time_limit_s=time_limit,
-        per_microbatch=per_microbatch,
-        stages=stages,
-        max_stages=max_stages,
-        schedule=schedule,
-        remat=remat,
-    )
     target = Cluster.parse(cluster)
     if save is not None:
-        _check_folder(save)
+        _check_folder("--save", save)
     with planning(notes(), f"planning {recipe.name} on {target.name}") as line:
         found = plan(recipe.step, *recipe.abstract(), cluster=target, options=options, donate_argnums=0, progress=line)
     if save is not None:
@@ -131,62 +93,67 @@ def show(plan_file: PlanFile, json: Json = False) -> None:
 
 
 @app.command("train")
+@with_planning_options
 def train_command(
     model: ModelName,
     preset: Preset = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps")] = 50,
     cluster: ClusterName = "cpu:8",
-    strategy: Strategy = "auto",
-    mesh: Mesh = None,
-    memory: Memory = None,
-    microbatches: Microbatches = "1",
-    per_microbatch: PerMicrobatch = False,
-    stages: Stages = None,
-    max_stages: MaxStages = 1,
-    schedule: ScheduleName = "1f1b",
-    remat: RematName = "auto",
-    time_limit: TimeLimit = 120.0,
-    sizes: Sizes = None,
+    options: Options = NOT_TYPED,
     plan_file: Annotated[Path | None, typer.Option("--plan", metavar="PLAN.json", help="Run a saved plan")] = None,
-    backend: Annotated[str, typer.Option(help="shard_map (exactly as planned) or gspmd (XLA's choice)")] = "shard_map",
     runtime: Annotated[str, typer.Option(help="Of stages: local (this process) or ray (a Ray cluster)")] = "local",
-    seed: Annotated[int, typer.Option(help="Of the initial parameters")] = 0,
+    sizes: Sizes = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="To compute in, such as bfloat16; parameters stay float32 [default: preset's]")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its peak [default: the preset's]")] = None,
+    decay: Annotated[
+        str | None, typer.Option(help="Of the learning rate until the last step: constant, linear, cosine or rsqrt")
+    ] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Steps until the learning rate is at its peak")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text, or .npz images, to train on [default: what ships]")
+    ] = None,
+    eval_every: Annotated[
+        int, typer.Option(min=0, help="Steps between evaluations, one is after the last step; 0 is never")
+    ] = 0,
+    eval_batches: Annotated[int, typer.Option(min=1, help="Batches of one evaluation")] = 4,
+    metrics: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Write the metrics of each step to a file, as they come")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial parameters, of dropout and of batches")] = 0,
 ) -> None:
     """Plan a model, train it on this machine's devices, and compare what was compiled with the plan.
 
-    Models that predict the next token train on the sources of Python's standard library, byte by byte.
+    Models that predict tokens train on the sources of Python's standard library, byte by byte, those of images on
+    scikit-learn's handwritten digits; speech and translation are synthesised, with known transcripts.
 
     \b
     Examples:
       autopar train moe --cluster cpu:8 --steps 50
-      autopar train gpt --cluster cpu:8 --strategy fsdp
+      autopar train gpt --cluster cpu:8 --strategy fsdp --dtype bfloat16 --microbatches 2
+      autopar train gpt --steps 300 --learning-rate 3e-3 --warmup 20 --decay cosine --eval-every 100
+      autopar train gpt --data novel.txt --metrics metrics.jsonl
       autopar train gpt --plan plan.json
-      autopar train mlp --cluster cpu:4 --microbatches 4 --max-stages 4
+      autopar train mlp --cluster cpu:4 --microbatches 4 --max-stages 4 --runtime ray
     """
-    recipe = find_model(model, preset, sizes or ())
-    options = _options(
-        mesh,
-        memory,
-        microbatches,
-        strategy=strategy,
-        time_limit_s=time_limit,
-        per_microbatch=per_microbatch,
-        stages=stages,
-        max_stages=max_stages,
-        schedule=schedule,
-        remat=remat,
-        backend=backend,
-    )
+    changed = {"dtype": dtype, "learning_rate": learning_rate, "schedule": decay, "warmup_steps": warmup}
+    if decay is not None:
+        changed["total_steps"] = steps
+    recipe = find_model(model, preset, sizes or (), **{k: v for k, v in changed.items() if v is not None})
     given = load_plan(plan_file) if plan_file is not None else None
     target = Cluster.parse(cluster) if given is None else Cluster.from_dict(given.cluster)
+    if metrics is not None:
+        _check_folder("--metrics", metrics)
+    batches = find_data(recipe, data)
     provide_devices(target)
-    console, data = notes(), data_for(recipe)
+    console, first = notes(), batches.train(seed * BATCHES_PER_SEED)
     state = recipe.init(jax.random.key(seed))
     with planning(console, f"planning and compiling {recipe.name} on {target.name}") as line:
         step = compile(
             recipe.step,
             state,
-            data.batch(0),
+            first,
             plan=given,
             cluster=target,
             options=options,
@@ -196,10 +163,14 @@ def train_command(
         )
     out = Console(highlight=False)
     print_plan(step.plan, out)
-    console.print(f"\ntraining on {data.about}")
-    with training(console, steps, data.unit) as progress:
-        losses = train(step, state, data, steps, progress)
-    out.print(f"\nloss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {steps}\n")
+    console.print(f"\ntraining on {batches.about}", markup=False)
+    asked = Asked(steps, seed, eval_every, eval_batches)
+    with training(console, steps, recipe.unit) as progress, record_to(metrics) as record:
+        trained = train(step, state, recipe, batches, asked, progress, record)
+    out.print()
+    for text in summary(step, recipe, trained):
+        out.print(text, soft_wrap=True)
+    out.print()
     if isinstance(step, StagedExecutable):
         out.print(f"{bubbles(step)}\n")
     if step.programs:
@@ -219,45 +190,16 @@ def models(
     """
     console = Console(highlight=False)
     if model is None:
-        console.print(_families())
+        console.print(families())
         return
     recipe = find_model(model, None, ())
     console.print(f"{recipe.summary}\n{recipe.source}\n", markup=False)
-    console.print(_presets(recipe.name.partition(":")[0]))
+    console.print(presets(recipe.name.partition(":")[0]))
 
 
-def _families() -> Table:
-    table = _table("model", "presets", "parameters (toy)", "source")
-    for family in MODELS.values():
-        table.add_row(
-            family.name, " ".join(family.presets), f"{family('toy').parameter_count():,}", Text(family.source)
-        )
-    return table
-
-
-def _presets(name: str) -> Table:
-    table = _table("preset", "batch", "parameters")
-    for preset in MODELS[name].presets:
-        recipe = MODELS[name](preset)
-        table.add_row(preset, f"{recipe.config.batch_size:,}", f"{recipe.parameter_count():,}")
-    return table
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in titles:
-        table.add_column(title, justify="right" if title.startswith(("parameters", "batch")) else "left")
-    return table
-
-
-def _options(mesh: str | None, memory: str | None, microbatches: str, **settings: Any) -> Options:
-    count = parse_microbatches(microbatches)
-    return Options(mesh=parse_mesh(mesh), memory_bytes=parse_memory(memory), microbatches=count, **settings)
-
-
-def _check_folder(path: Path) -> None:
+def _check_folder(option: str, path: Path) -> None:
     if not path.absolute().parent.is_dir():
-        raise OptionError(f"--save {path}: there is no folder {path.absolute().parent}; make it first.")
+        raise OptionError(f"{option} {path}: there is no folder {path.absolute().parent}; make it first.")
 
 
 def _show(found: Plan, json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax
 from autopar.errors import OptionError
 from autopar.mesh import Cluster
 from autopar.models import Recipe, get
+from autopar.models.data.choose import Data, data_for
 from autopar.units import parse_bytes
 
 
@@ -48,22 +50,39 @@ def parse_memory(text: str | None) -> int | None:
         raise OptionError(f"--memory: {error}.") from None
 
 
-def find_model(name: str, preset: str | None, sizes: Sequence[str]) -> Recipe:
-    """A recipe of the zoo, with sizes changed as ``layers=4``.
+def find_model(name: str, preset: str | None, sizes: Sequence[str], **more: Any) -> Recipe:
+    """A recipe of the zoo, with sizes changed as ``layers=4``, or as keywords.
 
     Raises:
       OptionError: there is no such model, preset or size, or the sizes do not go together.
     """
     try:
-        return get(name, preset=preset or "toy", **dict(map(_size, sizes)))
+        return get(name, preset=preset or "toy", **(dict(map(_size, sizes)) | more))
     except ValueError as error:
         raise OptionError(f"{error}") from None
+
+
+def find_data(recipe: Recipe, path: Path | None) -> Data:
+    """What to train a recipe on: a file, or what ships.
+
+    Raises:
+      OptionError: the file is damaged or does not fit the model.
+    """
+    try:
+        return data_for(recipe, path)
+    except ValueError as error:
+        raise OptionError(f"{error}.") from None
+
+
+_WORDS = {"true": True, "True": True, "false": False, "False": False}
 
 
 def _size(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not value:
         raise OptionError(f"--set {text!r} is not a size; write NAME=VALUE, such as --set layers=4.")
+    if value in _WORDS:
+        return key, _WORDS[value]
     for kind in (int, float):
         try:
             return key, kind(value)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -50,6 +53,16 @@ def training(console: Console, steps: int, unit: str) -> Iterator[Callable[[int,
             console.print(f"  step {done:>{len(str(steps))}}/{steps}  {_figures(loss, rate, unit)}")
 
     yield show
+
+
+@contextlib.contextmanager
+def record_to(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes rows to a file, each at once, as a line of JSON; without a file it does nothing."""
+    if path is None:
+        yield lambda row: None
+        return
+    with path.open("w") as file:
+        yield lambda row: print(json.dumps(row), file=file, flush=True)
 
 
 def _figures(loss: float, rate: float, unit: str) -> str:

@@ -112,6 +112,7 @@ class Recipe:
         batch_spec: the batch's pytree with `jax.ShapeDtypeStruct` leaves.
         unit: what a batch is counted in: "tokens", "images", "seconds" of audio, ...
         units: how many of them are in a batch.
+        about_batches: what the batches are, for people.
         unused: shapes of the parameters -> how many of these scalars one token does not use.
     """
 
@@ -126,6 +127,7 @@ class Recipe:
     batch_spec: Batch
     unit: str
     units: int
+    about_batches: str
     unused: Callable[[Pytree], int]
 
     def abstract(self) -> tuple[State, Batch]:
@@ -248,6 +250,7 @@ def make_recipe(
     frozen: Collection[str] = (),
     unit: str = "examples",
     units_per_example: float = 1,
+    about_batches: str = "synthetic batches",
     unused: Callable[[Pytree], int] = lambda params: 0,
 ) -> Recipe:
     """Joins a model's init and loss to the optimizer: the one training step of the whole zoo.
@@ -265,6 +268,7 @@ def make_recipe(
         frozen: top-level names of parameters that are not trained (the loss stops their gradients).
         unit: what a batch is counted in.
         units_per_example: how many of them one example has.
+        about_batches: what the batches are, for people.
         unused: shapes of the parameters -> how many of these scalars one token does not use.
 
     Returns:
@@ -330,5 +334,6 @@ def make_recipe(
         batch_spec=batch_spec,
         unit=unit,
         units=int(config.batch_size * units_per_example),
+        about_batches=about_batches,
         unused=unused,
     )

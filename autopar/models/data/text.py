@@ -1,7 +1,7 @@
-"""Real text that every machine has: the source of Python's own standard library, as bytes.
+"""Real text, as bytes: that which every machine has, the source of Python's own standard library, or a file.
 
-It is code with English docstrings, a few tens of megabytes, and needs no download. A token is a byte, so the
-vocabulary is 256. Every tenth file is held out for evaluation; whole files, so that nothing leaks.
+The library is code with English docstrings, a few tens of megabytes, and needs no download. A token is a byte, so
+the vocabulary is 256. Every tenth file is held out for evaluation; whole files, so that nothing leaks.
 """
 
 import sysconfig
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from autopar.models.data.splits import EVAL_EVERY, SPLITS, of_split
+
 VOCAB = 256
-EVAL_EVERY = 10
-SPLITS = ("train", "eval")
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ class Text:
         Raises:
             ValueError: for an unknown split, or one shorter than a sequence.
         """
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
-        stream = self.train if split == "train" else self.eval
+        stream = of_split({"train": self.train, "eval": self.eval}, split)
         if len(stream) <= sequence:
             raise ValueError(
                 f"sequences of {sequence} bytes were asked for, but the {split} split has only {len(stream)}; "
@@ -89,3 +87,28 @@ def load_text(max_bytes: int = 4_000_000, root: str | Path | None = None) -> Tex
             f"with at least {EVAL_EVERY} *.py files, or a larger max_bytes"
         )
     return Text(train, evaluation)
+
+
+def read_text(path: str | Path) -> Text:
+    """Reads one file of any bytes; its last tenth is held out.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: when there is no such file, or it is too short to hold anything out.
+    """
+    try:
+        content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    except OSError as error:
+        raise ValueError(f"text to train on was to be read from {path}: {error.strerror or error}") from None
+    held_out = len(content) // EVAL_EVERY
+    if not held_out:
+        raise ValueError(
+            f"text to train on was to be read from {path}, but it has only {len(content)} bytes; give a file with "
+            f"at least {EVAL_EVERY}, of which the last tenth is held out for evaluation"
+        )
+    return Text(content[:-held_out], content[-held_out:])
