@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from autopar.models.families import bert, conformer, gpt, llama, mlp, moe, resnet, seq2seq
+from autopar.models.families import bert, conformer, gpt, gspmd_dense, llama, mlp, moe, resnet, seq2seq, transformer_l
 from autopar.models.recipe import Family, Recipe, unknown
 
 _FAMILIES = (
@@ -16,6 +16,9 @@ _FAMILIES = (
     resnet.CONVNET,
     resnet.WIDE,
     conformer.FAMILY,
+    gspmd_dense.FAMILY,
+    transformer_l.DECODER,
+    transformer_l.TRANSLATION,
 )
 
 MODELS: dict[str, Family] = {family.name: family for family in _FAMILIES}

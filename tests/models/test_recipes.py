@@ -22,6 +22,9 @@ LARGE = {
     "convnet": "resnet18",
     "wide-resnet": "4b",
     "conformer": "l",
+    "gspmd-dense": "1t",
+    "transformer-l": "48",
+    "transformer-l-translation": "12-16384-32",
 }
 
 TOYS = [f"{name}:{preset}" for name, family in MODELS.items() for preset in family.presets if preset.startswith("toy")]

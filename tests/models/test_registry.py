@@ -10,7 +10,9 @@ from autopar import models
 from autopar.models import MODELS, get
 
 # Published sizes in millions. S and L of the Conformer are published with an LSTM decoder (10.3 and 118.8); what is
-# modelled is the encoder, 8.8 and 115.6. Alpa's 1.3b mixture of experts is 1345 by Alpa's own formula.
+# modelled is the encoder, 8.8 and 115.6. Alpa's 1.3b mixture of experts is 1345 by Alpa's own formula. GSPMD names its
+# sizes by powers of two, which are 7% below what they hold; 137.7 and 174.4 billion are from its authors' public code.
+# GPipe publishes one digit of its largest translation models: 3 and 6 billion.
 MILLIONS = {
     "mlp": {"1b": 1000},
     "gpt": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},
@@ -21,6 +23,30 @@ MILLIONS = {
     "llama": {"8b": 8030},
     "convnet": {"resnet18": 11.69},
     "wide-resnet": {"250m": 250, "500m": 500, "1b": 1000, "2b": 2000, "4b": 4000},
+    "gspmd-dense": {
+        "64b": 68_990,
+        "128b": 137_700,
+        "174b": 174_400,
+        "256b": 275_150,
+        "512b": 550_050,
+        "1t": 1_100_100,
+    },
+    "transformer-l": {
+        "3": 282.2,
+        "13": 785.8,
+        "24": 1340,
+        "48": 2548,
+        "103": 5300,
+        "128": 6577,
+        "415": 21_000,
+        "1663": 83_900,
+    },
+    "transformer-l-translation": {
+        "24-8192-16": 1300,
+        "12-16384-32": 1300,
+        "32-16384-32": 3150,
+        "64-16384-32": 6100,
+    },
     "conformer": {"s": 8.8, "l": 118.8, "xl": 600, "1b": 1000},
 }
 
@@ -30,17 +56,21 @@ def formula(name, c):
     match name:
         case "mlp":
             return c.inputs * c.hidden + (c.layers - 1) * c.hidden**2 + c.hidden * c.outputs
-        case "gpt" | "gpt-scan":
-            return 12 * c.layers * c.hidden**2 + (c.vocab + c.sequence) * c.hidden
+        case "gpt" | "gpt-scan" | "gspmd-dense" | "transformer-l":
+            attention = 4 * c.hidden * (c.heads * c.head if c.head else c.hidden)
+            tables = (1 if c.tied else 2) * c.vocab + (0 if c.sines else c.sequence)
+            return c.layers * (attention + 2 * c.ffn_factor * c.hidden**2) + tables * c.hidden
         case "bert":
             return (12 * c.layers + 1) * c.hidden**2 + (c.vocab + c.sequence) * c.hidden
         case "moe":
             dense, ffn = 4 * c.hidden**2, 2 * c.ffn_factor * c.hidden**2
             layers = c.layers // 2 * (2 * dense + (1 + c.experts) * ffn + c.experts * c.hidden)
             return layers + (c.vocab + c.sequence) * c.hidden
-        case "seq2seq":
-            layers = 12 * c.layers + 16 * c.decoder_layers
-            return layers * c.hidden**2 + (1 if c.tied else 3) * c.vocab * c.hidden
+        case "seq2seq" | "transformer-l-translation":
+            attention = 4 * c.hidden * (c.heads * c.head if c.head else c.hidden)
+            layers = c.layers * attention + 2 * c.decoder_layers * attention
+            ffn = (c.layers + c.decoder_layers) * 2 * c.ffn_factor * c.hidden**2
+            return layers + ffn + (1 if c.tied else 3) * c.vocab * c.hidden
         case "llama":
             attention = 2 * c.hidden**2 + 2 * c.hidden**2 * c.kv_heads // c.heads
             return c.layers * (attention + 3 * c.hidden * c.ffn) + 2 * c.vocab * c.hidden
@@ -84,12 +114,14 @@ def test_every_preset_has_a_count():
         (lambda: get("gpt", dtype="f32"), "unknown dtype: 'f32'"),
         (lambda: get("gpt", layers=0), "layers must be at least 1, got 0"),
         (lambda: get("gpt", heads=7), r"hidden \(64\) must be a multiple of heads \(7\)"),
+        (lambda: get("gpt", sines=True, hidden=33, heads=3), "must be even"),
         (lambda: get("gpt", dropout=1.0), "dropout must be in"),
         (lambda: get("moe", batch_size=3, sequence=5), "routing group"),
         (lambda: get("seq2seq", frozen="encoder"), "pass tied=False"),
         (lambda: get("seq2seq", tied=False, frozen="encoders"), "did you mean 'encoder'"),
         (lambda: get("seq2seq", vocab=3), "at least 4 and 2"),
         (lambda: get("seq2seq", heads=7), "multiple of heads"),
+        (lambda: get("seq2seq", hidden=63, head=8), "must be even"),
         (lambda: get("seq2seq", smoothing=1.0), "smoothing must be in"),
         (lambda: get("llama", kv_heads=3), "multiple of kv_heads"),
         (lambda: get("llama", hidden=72), "rotary"),

@@ -1,7 +1,8 @@
 """GPT: a pre-LN decoder with tied embeddings, in plain JAX, unrolled or scanned over its layers.
 
 Parameters: 12 L d^2 (attention 4 d^2, feed-forward 8 d^2) + V d (embedding, also the head) + S d (positions),
-plus biases and norms, which are below 0.1%.
+plus biases and norms, which are below 0.1%. With heads of size k and a feed-forward factor F a layer has
+4 d h k + 2 F d^2; untied, the head has V d of its own; positions that are sines are computed.
 """
 
 from collections.abc import Callable
@@ -18,19 +19,28 @@ from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig(Config):
-    """Sizes. `dropout` is the rate after the embedding and each block; at 0 the state carries no random key."""
+    """Sizes. `dropout` is the rate after the embedding and each block; at 0 the state carries no random key.
+
+    `head` is the size of one attention head (None: hidden / heads). `tied` uses the embedding as the output layer too.
+    `sines` adds sinusoids for positions in place of a learned table.
+    """
 
     hidden: int = 64
     layers: int = 2
     heads: int = 8
     sequence: int = 32
     vocab: int = 256
+    head: int | None = None
     ffn_factor: int = 4
+    tied: bool = True
+    sines: bool = False
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads:
+        if self.head is None and self.hidden % self.heads:
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        if self.sines and self.hidden % 2:
+            raise ValueError(f"hidden ({self.hidden}) must be even: positions are pairs of a sine and a cosine")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
@@ -67,7 +77,7 @@ def init_layer(key: jax.Array, c: GPTConfig) -> L.Params:
     out_std = 0.02 / (2 * c.layers) ** 0.5
     return {
         "ln1": L.layer_norm_init(c.hidden, c.param_dtype),
-        "attn": L.attention_init(k1, c.hidden, c.heads, c.param_dtype, out_std),
+        "attn": L.attention_init(k1, c.hidden, c.heads, c.param_dtype, out_std, c.head),
         "ln2": L.layer_norm_init(c.hidden, c.param_dtype),
         "mlp": L.mlp_init(k2, c.hidden, c.ffn_factor * c.hidden, c.param_dtype, out_std),
     }
@@ -98,6 +108,17 @@ def scanned(layers: Pytree, x: jax.Array, keys: jax.Array | None, rate: float) -
     return jax.lax.scan(body, x, (layers, keys))[0]
 
 
+def embed(params: Pytree, tokens: jax.Array, c: GPTConfig) -> jax.Array:
+    """Rows of the table plus what tells their positions apart: ids [b, s] -> [b, s, d].
+
+    Next to sinusoids, which are of order one, rows are scaled up (Vaswani et al. 2017, section 3.4).
+    """
+    x = params["wte"][tokens]
+    if c.sines:
+        return x * c.hidden**0.5 + L.sinusoids(jnp.arange(c.sequence, dtype=c.param_dtype), c.hidden)
+    return x + params["wpe"]
+
+
 def make(
     family: Family,
     preset: str,
@@ -111,24 +132,30 @@ def make(
     def init(key: jax.Array) -> tuple[Pytree, None]:
         k_tokens, k_positions, k_layers = jax.random.split(key, 3)
         keys = jax.random.split(k_layers, c.layers)
-        one_layer = partial(init_layer, c=c)
-        return {
+        # Under its own jit a layer's initialisation is traced once for all layers.
+        one_layer = jax.jit(partial(init_layer, c=c))
+        params = {
             "wte": L.normal(k_tokens, (c.vocab, c.hidden), c.param_dtype),
-            "wpe": L.normal(k_positions, (c.sequence, c.hidden), c.param_dtype),
             "layers": jax.vmap(one_layer)(keys) if stack else [one_layer(k) for k in keys],
             "ln_f": L.layer_norm_init(c.hidden, c.param_dtype),
-        }, None
+        }
+        if not c.sines:
+            params["wpe"] = L.normal(k_positions, (c.sequence, c.hidden), c.param_dtype)
+        if not c.tied:
+            params["head"] = L.normal(jax.random.fold_in(k_tokens, 1), (c.vocab, c.hidden), c.param_dtype)
+        return params, None
 
     def loss(params: Pytree, batch: Batch, key: jax.Array | None, stats: None) -> LossOut:
         k_embed, keys = None, None
         if key is not None:
             k_embed, k_layers = jax.random.split(key)
             keys = jax.random.split(k_layers, c.layers)
-        x = params["wte"][batch["tokens"]] + params["wpe"]
-        x = L.dropout(k_embed, x.astype(c.compute_dtype), c.dropout)
+        x = embed(params, batch["tokens"], c).astype(c.compute_dtype)
+        x = L.dropout(k_embed, x, c.dropout)
         x = run_layers(params["layers"], x, keys, c.dropout)
         x = L.layer_norm(params["ln_f"], x)
-        logits = jnp.einsum("bsd,vd->bsv", x, params["wte"].astype(x.dtype))
+        head = params["wte"] if c.tied else params["head"]
+        logits = jnp.einsum("bsd,vd->bsv", x, head.astype(x.dtype))
         return L.cross_entropy(logits, batch["targets"]), ({}, None)
 
     return make_recipe(

@@ -1,16 +1,17 @@
-"""Translation: the encoder-decoder Transformer of 2017, post-LN, sentences padded to one length; plain JAX.
+"""Translation: the encoder-decoder Transformer, post-LN (2017) or pre-LN, sentences padded to one length; plain JAX.
 
 Every decoder layer reads the encoder's output, so that this one value is wanted all the way to the loss. Padding is
 told from the data (id 0), and the loss is a mean over the target words of the whole batch, however they are spread.
 
 Parameters: E 12 d^2 + D 16 d^2 (feed-forward factor 4) + V d for the one embedding of source, target and output (3 V d
-if they are apart), plus biases and norms. Positions are sines, which are computed.
+if they are apart), plus biases and norms. Positions are sines, which are computed. With heads of size k and a
+feed-forward factor F it is E (4 d h k + 2 F d^2) + D (8 d h k + 2 F d^2) in place of the first two terms.
 
 `frozen="encoder"` trains the decoder alone on an encoder that stays as it is, as when fine-tuning: no gradient flows
 into it, and it draws no dropout.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
@@ -28,6 +29,8 @@ FROZEN = ("", "encoder")
 class Seq2SeqConfig(Config):
     """Sizes: `layers` in the encoder and `decoder_layers` after it; sentences of up to `source` and `target` ids.
 
+    `head` is the size of one attention head (None: hidden / heads). `pre_norm` normalises what goes into each block
+    and once more what leaves encoder and decoder, in place of the sum after each block: deep models need it.
     `smoothing` is the share of each target's probability that is spread over the vocabulary. `tied` uses one embedding
     for source, target and output. `frozen` is "encoder", or empty to train everything.
     """
@@ -36,6 +39,7 @@ class Seq2SeqConfig(Config):
     layers: int = 2
     decoder_layers: int = 2
     heads: int = 8
+    head: int | None = None
     source: int = 32
     target: int = 16
     vocab: int = 256
@@ -43,11 +47,14 @@ class Seq2SeqConfig(Config):
     dropout: float = 0.1
     smoothing: float = 0.1
     tied: bool = True
+    pre_norm: bool = False
     frozen: str = ""
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads:
+        if self.head is None and self.hidden % self.heads:
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        if self.hidden % 2:
+            raise ValueError(f"hidden ({self.hidden}) must be even: positions are pairs of a sine and a cosine")
         if self.vocab <= FIRST_WORD or self.target < 2:
             raise ValueError(
                 f"a vocabulary of {self.vocab} and {self.target} target ids were asked for; ids 0 to {FIRST_WORD - 1} "
@@ -89,13 +96,13 @@ def init_layer(key: jax.Array, c: Seq2SeqConfig, crosses: bool) -> L.Params:
     keys = jax.random.split(key, 3)
     std = c.hidden**-0.5
     layer = {
-        "attn": L.attention_init(keys[0], c.hidden, c.heads, c.param_dtype, std),
+        "attn": L.attention_init(keys[0], c.hidden, c.heads, c.param_dtype, std, c.head),
         "ln1": L.layer_norm_init(c.hidden, c.param_dtype),
         "mlp": L.mlp_init(keys[1], c.hidden, c.ffn_factor * c.hidden, c.param_dtype, std),
         "ln2": L.layer_norm_init(c.hidden, c.param_dtype),
     }
     if crosses:
-        layer["across"] = L.attention_init(keys[2], c.hidden, c.heads, c.param_dtype, std)
+        layer["across"] = L.attention_init(keys[2], c.hidden, c.heads, c.param_dtype, std, c.head)
         layer["ln_across"] = L.layer_norm_init(c.hidden, c.param_dtype)
     return layer
 
@@ -112,11 +119,9 @@ def encode(p: Pytree, table: jax.Array, source: jax.Array, key: jax.Array | None
     keys = _keys(key, 1 + 2 * len(p["layers"]))
     x = L.dropout(next(keys), embed(table, source, c), c.dropout)
     for layer in p["layers"]:
-        y = L.attention(layer["attn"], x, x, visible)
-        x = L.layer_norm(layer["ln1"], x + L.dropout(next(keys), y, c.dropout))
-        y = L.mlp(layer["mlp"], x, jax.nn.relu)
-        x = L.layer_norm(layer["ln2"], x + L.dropout(next(keys), y, c.dropout))
-    return x
+        x = _added(x, layer["ln1"], lambda y, p=layer["attn"]: L.attention(p, y, y, visible), next(keys), c)
+        x = _added(x, layer["ln2"], lambda y, p=layer["mlp"]: L.mlp(p, y, jax.nn.relu), next(keys), c)
+    return L.layer_norm(p["ln_f"], x) if c.pre_norm else x
 
 
 def decode(
@@ -136,13 +141,19 @@ def decode(
     keys = _keys(key, 1 + 3 * len(p["layers"]))
     x = L.dropout(next(keys), embed(table, tokens, c), c.dropout)
     for layer in p["layers"]:
-        y = L.attention(layer["attn"], x, x, visible)
-        x = L.layer_norm(layer["ln1"], x + L.dropout(next(keys), y, c.dropout))
-        y = L.attention(layer["across"], x, memory, heard)
-        x = L.layer_norm(layer["ln_across"], x + L.dropout(next(keys), y, c.dropout))
-        y = L.mlp(layer["mlp"], x, jax.nn.relu)
-        x = L.layer_norm(layer["ln2"], x + L.dropout(next(keys), y, c.dropout))
-    return x
+        x = _added(x, layer["ln1"], lambda y, p=layer["attn"]: L.attention(p, y, y, visible), next(keys), c)
+        x = _added(x, layer["ln_across"], lambda y, p=layer["across"]: L.attention(p, y, memory, heard), next(keys), c)
+        x = _added(x, layer["ln2"], lambda y, p=layer["mlp"]: L.mlp(p, y, jax.nn.relu), next(keys), c)
+    return L.layer_norm(p["ln_f"], x) if c.pre_norm else x
+
+
+def _added(
+    x: jax.Array, norm: L.Params, block: Callable[[jax.Array], jax.Array], key: jax.Array | None, c: Seq2SeqConfig
+) -> jax.Array:
+    """The residual stream with what a block adds to it, normalised before the block or after the sum."""
+    if c.pre_norm:
+        return x + L.dropout(key, block(L.layer_norm(norm, x)), c.dropout)
+    return L.layer_norm(norm, x + L.dropout(key, block(x), c.dropout))
 
 
 def _keys(key: jax.Array | None, n: int) -> Iterator[jax.Array | None]:
@@ -183,6 +194,8 @@ def make(family: Family, preset: str, c: Seq2SeqConfig) -> Recipe:
         tables = [L.normal(k, shape, c.param_dtype, c.hidden**-0.5) for k in keys[: 1 if c.tied else 3]]
         encoder: L.Params = {"layers": [init_layer(k, c, False) for k in jax.random.split(keys[3], c.layers)]}
         decoder: L.Params = {"layers": [init_layer(k, c, True) for k in jax.random.split(keys[4], c.decoder_layers)]}
+        if c.pre_norm:
+            encoder["ln_f"], decoder["ln_f"] = (L.layer_norm_init(c.hidden, c.param_dtype) for _ in range(2))
         if c.tied:
             return {"embed": tables[0], "encoder": encoder, "decoder": decoder}, None
         encoder["embed"], decoder["embed"], decoder["output"] = tables

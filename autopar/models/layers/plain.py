@@ -32,10 +32,15 @@ def layer_norm(p: Params, x: jax.Array, eps: float = 1e-5) -> jax.Array:
     return (y * p["scale"] + p["bias"]).astype(x.dtype)
 
 
-def attention_init(key: jax.Array, hidden: int, heads: int, dtype: np.dtype, out_std: float) -> Params:
-    """Projections with the head dim apart. No bias on keys: softmax is blind to it, its gradient is zero."""
+def attention_init(
+    key: jax.Array, hidden: int, heads: int, dtype: np.dtype, out_std: float, head: int | None = None
+) -> Params:
+    """Projections with the head dim apart, heads sharing the hidden size evenly unless `head` is given.
+
+    No bias on keys: softmax is blind to it, its gradient is zero.
+    """
     kq, kk, kv, ko = jax.random.split(key, 4)
-    head = hidden // heads
+    head = head or hidden // heads
     return {
         "wq": normal(kq, (hidden, heads, head), dtype),
         "wk": normal(kk, (hidden, heads, head), dtype),
