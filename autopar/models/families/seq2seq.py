@@ -11,7 +11,7 @@ feed-forward factor F it is E (4 d h k + 2 F d^2) + D (8 d h k + 2 F d^2) in pla
 into it, and it draws no dropout.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
@@ -119,8 +119,10 @@ def encode(p: Pytree, table: jax.Array, source: jax.Array, key: jax.Array | None
     keys = _keys(key, 1 + 2 * len(p["layers"]))
     x = L.dropout(next(keys), embed(table, source, c), c.dropout)
     for layer in p["layers"]:
-        x = _added(x, layer["ln1"], lambda y, p=layer["attn"]: L.attention(p, y, y, visible), next(keys), c)
-        x = _added(x, layer["ln2"], lambda y, p=layer["mlp"]: L.mlp(p, y, jax.nn.relu), next(keys), c)
+        y = _before(layer["ln1"], x, c)
+        x = _after(layer["ln1"], x, L.attention(layer["attn"], y, y, visible), next(keys), c)
+        y = _before(layer["ln2"], x, c)
+        x = _after(layer["ln2"], x, L.mlp(layer["mlp"], y, jax.nn.relu), next(keys), c)
     return L.layer_norm(p["ln_f"], x) if c.pre_norm else x
 
 
@@ -141,19 +143,24 @@ def decode(
     keys = _keys(key, 1 + 3 * len(p["layers"]))
     x = L.dropout(next(keys), embed(table, tokens, c), c.dropout)
     for layer in p["layers"]:
-        x = _added(x, layer["ln1"], lambda y, p=layer["attn"]: L.attention(p, y, y, visible), next(keys), c)
-        x = _added(x, layer["ln_across"], lambda y, p=layer["across"]: L.attention(p, y, memory, heard), next(keys), c)
-        x = _added(x, layer["ln2"], lambda y, p=layer["mlp"]: L.mlp(p, y, jax.nn.relu), next(keys), c)
+        y = _before(layer["ln1"], x, c)
+        x = _after(layer["ln1"], x, L.attention(layer["attn"], y, y, visible), next(keys), c)
+        y = _before(layer["ln_across"], x, c)
+        x = _after(layer["ln_across"], x, L.attention(layer["across"], y, memory, heard), next(keys), c)
+        y = _before(layer["ln2"], x, c)
+        x = _after(layer["ln2"], x, L.mlp(layer["mlp"], y, jax.nn.relu), next(keys), c)
     return L.layer_norm(p["ln_f"], x) if c.pre_norm else x
 
 
-def _added(
-    x: jax.Array, norm: L.Params, block: Callable[[jax.Array], jax.Array], key: jax.Array | None, c: Seq2SeqConfig
-) -> jax.Array:
-    """The residual stream with what a block adds to it, normalised before the block or after the sum."""
-    if c.pre_norm:
-        return x + L.dropout(key, block(L.layer_norm(norm, x)), c.dropout)
-    return L.layer_norm(norm, x + L.dropout(key, block(x), c.dropout))
+def _before(norm: L.Params, x: jax.Array, c: Seq2SeqConfig) -> jax.Array:
+    """What goes into a block."""
+    return L.layer_norm(norm, x) if c.pre_norm else x
+
+
+def _after(norm: L.Params, x: jax.Array, y: jax.Array, key: jax.Array | None, c: Seq2SeqConfig) -> jax.Array:
+    """The residual stream `x` with a block's result `y`."""
+    x = x + L.dropout(key, y, c.dropout)
+    return x if c.pre_norm else L.layer_norm(norm, x)
 
 
 def _keys(key: jax.Array | None, n: int) -> Iterator[jax.Array | None]:
