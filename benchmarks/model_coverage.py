@@ -34,7 +34,10 @@ from autopar.trace import Traced, trace
 LIMIT = 1e-9
 DEVICES = 8
 MICROBATCHES = 4
-VARIANTS: dict[str, dict[str, Any]] = {}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "moe/expert-choice": {"router": "expert-choice"},
+    "moe/sigmoid": {"router": "sigmoid", "shared_experts": 1},
+}
 """What a family's options change in kind, not only in size: "family/what" -> sizes."""
 
 Row = dict[str, Any]

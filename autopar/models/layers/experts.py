@@ -15,7 +15,7 @@ import numpy as np
 
 from autopar.models.layers import plain as L
 from autopar.models.layers.router_spec import RouterSpec
-from autopar.models.layers.routers import ROUTERS
+from autopar.models.layers.routers import ROUTERS, balanced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,3 +126,15 @@ def router_loss(layers: Sequence[MoEAux], spec: RouterSpec) -> tuple[jax.Array |
     names = layers[0].losses if layers else ()
     means = {name: jnp.stack([aux.losses[name] for aux in layers]).mean() for name in names}
     return sum((weights[name] * mean for name, mean in means.items()), start=0.0), means
+
+
+def first_biases(layers: int, spec: RouterSpec, dtype: np.dtype) -> list[jax.Array] | None:
+    """The balancing bias [e] of each routed layer, which is state; None if the router has none."""
+    return [jnp.zeros((spec.experts,), dtype) for _ in range(layers)] if spec.has_bias else None
+
+
+def next_biases(biases: list[jax.Array] | None, layers: Sequence[MoEAux], spec: RouterSpec) -> list[jax.Array] | None:
+    """The biases after a step, moved by the loads of its whole batch."""
+    if biases is None:
+        return None
+    return [balanced(bias, aux.load, spec) for bias, aux in zip(biases, layers, strict=True)]
