@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from autopar.models.families import bert, conformer, gpt, gspmd_dense, llama, mlp, moe, resnet, seq2seq, transformer_l
+from autopar.models.families import (
+    amoebanet,
+    bert,
+    conformer,
+    gpt,
+    gspmd_dense,
+    llama,
+    mlp,
+    moe,
+    resnet,
+    seq2seq,
+    transformer_l,
+)
 from autopar.models.recipe import Family, Recipe, unknown
 
 _FAMILIES = (
@@ -16,6 +28,7 @@ _FAMILIES = (
     resnet.CONVNET,
     resnet.WIDE,
     conformer.FAMILY,
+    amoebanet.FAMILY,
     gspmd_dense.FAMILY,
     transformer_l.DECODER,
     transformer_l.TRANSLATION,

@@ -20,6 +20,7 @@ LARGE = {
     "seq2seq": "big",
     "llama": "8b",
     "convnet": "resnet18",
+    "amoebanet": "18-544",
     "wide-resnet": "4b",
     "conformer": "l",
     "gspmd-dense": "1t",

@@ -22,7 +22,7 @@ MILLIONS = {
     "seq2seq": {"base": 65, "big": 213},
     "llama": {"8b": 8030},
     "convnet": {"resnet18": 11.69},
-    "wide-resnet": {"250m": 250, "500m": 500, "1b": 1000, "2b": 2000, "4b": 4000},
+    "wide-resnet": {"250m": 250, "500m": 500, "1b": 1000, "2b": 2000, "4b": 4000, "6.8b": 6800, "13b": 13_000},
     "gspmd-dense": {
         "64b": 68_990,
         "128b": 137_700,
@@ -46,6 +46,14 @@ MILLIONS = {
         "12-16384-32": 1300,
         "32-16384-32": 3150,
         "64-16384-32": 6100,
+    },
+    "amoebanet": {
+        "18-208": 82,
+        "18-256": 122.5,
+        "18-416": 318,
+        "18-544": 542,
+        "36-544": 1050,
+        "72-512": 1840,
     },
     "conformer": {"s": 8.8, "l": 118.8, "xl": 600, "1b": 1000},
 }
@@ -84,6 +92,17 @@ def formula(name, c):
                     total += inputs * out if inputs != out else 0
                     inputs = out
             return total + inputs * c.classes
+        case "amoebanet":
+            channels = c.filters // 2**c.stem_cells
+            before, last, total = channels, channels, 27 * channels
+            was_reduction, group = False, [False] * (c.layers // 3)
+            for reduction in [True] * c.stem_cells + [*group, True, *group, True, *group]:
+                channels *= 2 if reduction else 1
+                rows, columns = 1 / 2 + 14 / 16, 1 / 2 + 9 / 16
+                total += channels**2 * (1 + rows + columns if reduction else 3 + 2 * rows) + last * channels
+                total += before * channels if was_reduction or before != channels else 0
+                before, last, was_reduction = last, channels * (3 if reduction else 4), reduction
+            return total + last * c.classes
         case "conformer":
             layer = (24 if c.relative else 23) * c.hidden**2 + c.kernel * c.hidden
             subsampling = 9 * c.channels**2 + c.features // 4 * c.channels * c.hidden
@@ -125,6 +144,8 @@ def test_every_preset_has_a_count():
         (lambda: get("seq2seq", smoothing=1.0), "smoothing must be in"),
         (lambda: get("llama", kv_heads=3), "multiple of kv_heads"),
         (lambda: get("llama", hidden=72), "rotary"),
+        (lambda: get("amoebanet", preset="18-208", layers=4), "multiple of groups"),
+        (lambda: get("amoebanet", filters=12), "must be a multiple of 8"),
         (lambda: get("conformer", norm="group"), "unknown norm: 'group'"),
         (lambda: get("conformer", features=18), "of 4, by which"),
     ],

@@ -9,20 +9,18 @@ and, in the first block of a stage, 4 n f for the projection. f doubles from sta
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import optax
 
-from autopar.models.data.images import image_batch, image_spec
-from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
+from autopar.models.classifier import ImageConfig, make_classifier
+from autopar.models.recipe import Family, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig(Config):
-    """Sizes: `blocks` residual blocks in each stage, `filters` channels in the first; images are square RGB.
+class ResNetConfig(ImageConfig):
+    """Sizes: `blocks` residual blocks in each stage, `filters` channels in the first.
 
     `large_stem` is a 7x7 convolution and a max pool, each with stride 2, in place of one 3x3 convolution.
     """
@@ -32,15 +30,13 @@ class ResNetConfig(Config):
     width_factor: int = 1
     bottleneck: bool = False
     large_stem: bool = False
-    image: int = 16
-    classes: int = 16
 
 
-def _wide(filters: int) -> ResNetConfig:
+def _wide(filters: int, width_factor: int = 2) -> ResNetConfig:
     return ResNetConfig(
         blocks=(3, 4, 6, 3),
         filters=filters,
-        width_factor=2,
+        width_factor=width_factor,
         bottleneck=True,
         large_stem=True,
         image=224,
@@ -63,6 +59,8 @@ WIDE_PRESETS = {
     "1b": _wide(320),
     "2b": _wide(448),
     "4b": _wide(640),
+    "6.8b": _wide(320, 16),
+    "13b": _wide(320, 32),
 }
 
 
@@ -123,40 +121,8 @@ class ResNet(nn.Module):
 
 
 def make(family: Family, preset: str, c: ResNetConfig) -> Recipe:
-    """Builds the recipe; images are `data.images`."""
-    model = ResNet(c)
-
-    def init(key: jax.Array) -> tuple[Pytree, Pytree]:
-        variables = model.init(key, jnp.zeros((1, c.image, c.image, 3), c.param_dtype))
-        # Flax keeps running statistics in float32, but returns them in the dtype it computed in.
-        return variables["params"], jax.tree.map(lambda s: s.astype(c.param_dtype), variables["batch_stats"])
-
-    def loss(params: Pytree, batch: Batch, key: jax.Array | None, stats: Pytree) -> LossOut:
-        variables = {"params": params, "batch_stats": stats}
-        logits, changed = cast(Any, model.apply(variables, batch["image"], mutable=["batch_stats"]))
-        return _scores(logits, batch["label"], changed["batch_stats"])
-
-    def evaluate(params: Pytree, batch: Batch, key: jax.Array | None, stats: Pytree) -> LossOut:
-        logits = cast(jax.Array, model.apply({"params": params, "batch_stats": stats}, batch["image"], train=False))
-        return _scores(logits, batch["label"], stats)
-
-    return make_recipe(
-        family,
-        preset,
-        c,
-        init=init,
-        loss=loss,
-        evaluate=evaluate,
-        batch=lambda seed: image_batch(seed, c.batch_size, c.image, c.classes, c.param_dtype),
-        batch_spec=image_spec(c.batch_size, c.image, c.param_dtype),
-        unit="images",
-    )
-
-
-def _scores(logits: jax.Array, label: jax.Array, stats: Pytree) -> LossOut:
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    hits = jnp.argmax(logits, axis=-1) == label
-    return nll.mean(), ({"accuracy": hits.astype(nll.dtype).mean()}, stats)
+    """Builds the recipe."""
+    return make_classifier(family, preset, c, ResNet(c))
 
 
 CONVNET = Family(
