@@ -6,6 +6,7 @@ from autopar.models.families import (
     amoebanet,
     bert,
     conformer,
+    deepseek,
     gpt,
     gspmd_dense,
     llama,
@@ -32,6 +33,7 @@ _FAMILIES = (
     gspmd_dense.FAMILY,
     transformer_l.DECODER,
     transformer_l.TRANSLATION,
+    deepseek.FAMILY,
 )
 
 MODELS: dict[str, Family] = {family.name: family for family in _FAMILIES}

@@ -26,6 +26,7 @@ LARGE = {
     "gspmd-dense": "1t",
     "transformer-l": "48",
     "transformer-l-translation": "12-16384-32",
+    "deepseek": "v3",
 }
 
 TOYS = [f"{name}:{preset}" for name, family in MODELS.items() for preset in family.presets if preset.startswith("toy")]

@@ -56,6 +56,12 @@ MILLIONS = {
         "72-512": 1840,
     },
     "conformer": {"s": 8.8, "l": 118.8, "xl": 600, "1b": 1000},
+    "deepseek": {"v2-lite": 15_700, "v3": 671_000},
+}
+
+# Published sizes of what one token uses, in millions.
+ACTIVE_MILLIONS = {
+    "deepseek": {"v3": 37_000},
 }
 
 
@@ -107,6 +113,14 @@ def formula(name, c):
             layer = (24 if c.relative else 23) * c.hidden**2 + c.kernel * c.hidden
             subsampling = 9 * c.channels**2 + c.features // 4 * c.channels * c.hidden
             return c.layers * layer + subsampling + c.classes * c.hidden
+        case "deepseek":
+            query = c.heads * (c.nope + c.rope)
+            queries = c.hidden * query if c.q_rank is None else c.q_rank * (c.hidden + query)
+            keys = c.hidden * (c.kv_rank + c.rope) + c.kv_rank * c.heads * (c.nope + c.value)
+            attention = queries + keys + c.heads * c.value * c.hidden
+            routed = 3 * (c.experts + c.shared_experts) * c.expert_ffn + c.experts
+            ffn = c.dense_layers * 3 * c.dense_ffn + (c.layers - c.dense_layers) * routed
+            return c.layers * attention + (ffn + 2 * c.vocab) * c.hidden
     raise AssertionError(f"no formula for {name}")
 
 
@@ -116,6 +130,12 @@ def test_parameter_counts(name, preset):
     count = recipe.parameter_count()
     assert count == pytest.approx(MILLIONS[name][preset] * 1e6, rel=0.03)
     assert count == pytest.approx(formula(name, recipe.config), rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "preset"), [(n, p) for n, presets in ACTIVE_MILLIONS.items() for p in presets])
+def test_active_parameter_counts(name, preset):
+    expected = ACTIVE_MILLIONS[name][preset] * 1e6
+    assert get(name, preset=preset).active_parameter_count() == pytest.approx(expected, rel=0.02)
 
 
 def test_every_preset_has_a_count():
@@ -146,6 +166,10 @@ def test_every_preset_has_a_count():
         (lambda: get("llama", hidden=72), "rotary"),
         (lambda: get("amoebanet", preset="18-208", layers=4), "multiple of groups"),
         (lambda: get("amoebanet", filters=12), "must be a multiple of 8"),
+        (lambda: get("deepseek", rope=3), r"rope \(3\) must be even"),
+        (lambda: get("deepseek", dense_layers=3), "at most layers"),
+        (lambda: get("deepseek", top_k=1), "learns nothing"),
+        (lambda: get("deepseek", group=48), "routing group"),
         (lambda: get("conformer", norm="group"), "unknown norm: 'group'"),
         (lambda: get("conformer", features=18), "of 4, by which"),
     ],

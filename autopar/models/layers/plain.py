@@ -32,6 +32,18 @@ def layer_norm(p: Params, x: jax.Array, eps: float = 1e-5) -> jax.Array:
     return (y * p["scale"] + p["bias"]).astype(x.dtype)
 
 
+def rms_norm_init(dim: int, dtype: np.dtype) -> Params:
+    """Scale one."""
+    return {"scale": jnp.ones((dim,), dtype)}
+
+
+def rms_norm(p: Params, x: jax.Array, eps: float = 1e-6) -> jax.Array:
+    """Divides by the root of the mean square of the last dim (Zhang & Sennrich 2019); dtypes as in `layer_norm`."""
+    y = x.astype(p["scale"].dtype)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
+    return (y * p["scale"]).astype(x.dtype)
+
+
 def attention_init(
     key: jax.Array, hidden: int, heads: int, dtype: np.dtype, out_std: float, head: int | None = None
 ) -> Params:
@@ -101,6 +113,22 @@ def mlp(p: Params, x: jax.Array, activation: Callable[[jax.Array], jax.Array] = 
     """Dense, activation, dense: [..., d] -> [..., f] -> [..., d]."""
     p = jax.tree.map(lambda w: w.astype(x.dtype), p)
     return activation(x @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+
+
+def gated_mlp_init(key: jax.Array, hidden: int, ffn: int, dtype: np.dtype, out_std: float) -> Params:
+    """Three matrices without biases."""
+    k1, k2, k3 = jax.random.split(key, 3)
+    return {
+        "gate": normal(k1, (hidden, ffn), dtype),
+        "up": normal(k2, (hidden, ffn), dtype),
+        "down": normal(k3, (ffn, hidden), dtype, out_std),
+    }
+
+
+def gated_mlp(p: Params, x: jax.Array, activation: Callable[[jax.Array], jax.Array] = jax.nn.silu) -> jax.Array:
+    """Feed-forward with a gate (Shazeer 2020), SwiGLU with the default activation: [..., d] -> [..., f] -> [..., d]."""
+    p = jax.tree.map(lambda w: w.astype(x.dtype), p)
+    return (activation(x @ p["gate"]) * (x @ p["up"])) @ p["down"]
 
 
 def sinusoids(positions: jax.Array, hidden: int) -> jax.Array:
