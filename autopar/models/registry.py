@@ -15,6 +15,7 @@ from autopar.models.families import (
     resnet,
     seq2seq,
     transformer_l,
+    vmoe,
 )
 from autopar.models.recipe import Family, Recipe, unknown
 
@@ -34,6 +35,7 @@ _FAMILIES = (
     transformer_l.DECODER,
     transformer_l.TRANSLATION,
     deepseek.FAMILY,
+    vmoe.FAMILY,
 )
 
 MODELS: dict[str, Family] = {family.name: family for family in _FAMILIES}

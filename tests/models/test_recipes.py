@@ -27,6 +27,7 @@ LARGE = {
     "transformer-l": "48",
     "transformer-l-translation": "12-16384-32",
     "deepseek": "v3",
+    "vmoe": "15b",
 }
 
 TOYS = [f"{name}:{preset}" for name, family in MODELS.items() for preset in family.presets if preset.startswith("toy")]

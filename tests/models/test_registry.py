@@ -57,6 +57,7 @@ MILLIONS = {
     },
     "conformer": {"s": 8.8, "l": 118.8, "xl": 600, "1b": 1000},
     "deepseek": {"v2-lite": 15_700, "v3": 671_000},
+    "vmoe": {"tiny": 11.5, "l16": 3446.0, "15b": 14_705.1},
 }
 
 # Published sizes of what one token uses, in millions.
@@ -121,6 +122,10 @@ def formula(name, c):
             routed = 3 * (c.experts + c.shared_experts) * c.expert_ffn + c.experts
             ffn = c.dense_layers * 3 * c.dense_ffn + (c.layers - c.dense_layers) * routed
             return c.layers * attention + (ffn + 2 * c.vocab) * c.hidden
+        case "vmoe":
+            dense, routed = c.layers - c.routed_layers, c.routed_layers * c.experts
+            layers = c.layers * 4 * c.hidden**2 + (dense + routed) * 2 * c.hidden * c.ffn
+            return layers + (3 * c.patch**2 + c.patches + c.classes) * c.hidden
     raise AssertionError(f"no formula for {name}")
 
 
@@ -170,6 +175,10 @@ def test_every_preset_has_a_count():
         (lambda: get("deepseek", dense_layers=3), "at most layers"),
         (lambda: get("deepseek", top_k=1), "learns nothing"),
         (lambda: get("deepseek", group=48), "routing group"),
+        (lambda: get("vmoe", patch=5), r"image \(16 pixels\) must be a multiple of patch \(5\)"),
+        (lambda: get("vmoe", routed_layers=2, every=2), "need 4 layers, but there are 2"),
+        (lambda: get("vmoe", experts=32), "each expert has a super-class"),
+        (lambda: get("vmoe", group=5), "routing group"),
         (lambda: get("conformer", norm="group"), "unknown norm: 'group'"),
         (lambda: get("conformer", features=18), "of 4, by which"),
     ],

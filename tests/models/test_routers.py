@@ -93,6 +93,7 @@ NAIVE = {
     "expert-choice": naive_expert_choice,
     "st-moe": naive_st_moe,
     "task": naive_top2,
+    "image": naive_switch,
     "sigmoid": naive_sigmoid,
 }
 
@@ -165,9 +166,9 @@ def test_the_layer_is_a_weighted_sum_of_experts(router):
     task = rng.normal(size=(3, HIDDEN))[[0, 1, 0, 2, 0, 1]]  # three examples have the same one
     bias = np.linspace(-0.2, 0.2, EXPERTS)
     layer = jax.jit(functools.partial(moe_layer, spec=s, activation=jax.nn.relu))
-    found, aux = layer(p, x, task=task if router == "task" else None, bias=bias)
-    items = x.reshape(2, 3, sequence, HIDDEN) if router == "task" else x.reshape(2, 12, HIDDEN)
-    asking = task.reshape(2, 3, HIDDEN) if router == "task" else items
+    found, aux = layer(p, x, task=task if s.by_example else None, bias=bias)
+    items = x.reshape(2, 3, sequence, HIDDEN) if s.by_example else x.reshape(2, 12, HIDDEN)
+    asking = task.reshape(2, 3, HIDDEN) if s.by_example else items
     relu = lambda x: np.maximum(x, 0.0)  # noqa: E731
     expected, losses = np.zeros(items.shape), []
     for g in range(2):

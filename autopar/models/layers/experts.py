@@ -1,7 +1,7 @@
 """A feed-forward layer made of experts, with any of the routers; plain JAX.
 
 Names of dims: g groups, s routed items of a group, e experts, c slots of an expert for a group, d hidden, f width of
-an expert. Items are tokens, or whole examples where the router goes by task.
+an expert. Items are tokens, or whole examples where the router goes by task or image.
 """
 
 import math
@@ -82,7 +82,7 @@ def moe_layer(
         p: what `moe_init` returns.
         x: [b, n, d], n tokens in each of b examples.
         spec: the router and its experts; `group` must divide b n, and be a multiple of n where examples are routed.
-        task: [b, d], an embedding of each example's task, which routes it (router "task" only).
+        task: [b, d], what routes each example (routers "task" and "image" only).
         bias: [e], the balancing bias (router "sigmoid" only).
         activation: of the experts.
 

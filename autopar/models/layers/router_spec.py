@@ -11,6 +11,7 @@ TOP_K: dict[str, int | None] = {
     "expert-choice": None,
     "st-moe": 2,
     "task": 2,
+    "image": 1,
     "sigmoid": None,
 }
 
@@ -85,7 +86,7 @@ class RouterSpec:
     @property
     def by_example(self) -> bool:
         """Whether whole examples are routed, rather than tokens."""
-        return self.router == "task"
+        return self.router in ("task", "image")
 
     @property
     def has_bias(self) -> bool:

@@ -104,6 +104,7 @@ ROUTERS: dict[str, Router] = {
     "expert-choice": expert_choice,
     "st-moe": st_moe,
     "task": top2,  # of examples, each by its task (Kudugunta et al. 2021)
+    "image": switch,  # of examples, each by what is known of it so far (Daxberger et al. 2023)
     "sigmoid": sigmoid,
 }
 
