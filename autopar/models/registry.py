@@ -5,6 +5,7 @@ from typing import Any
 from autopar.models.families import (
     amoebanet,
     bert,
+    brainformer,
     conformer,
     deepseek,
     gpt,
@@ -36,6 +37,7 @@ _FAMILIES = (
     transformer_l.TRANSLATION,
     deepseek.FAMILY,
     vmoe.FAMILY,
+    brainformer.FAMILY,
 )
 
 MODELS: dict[str, Family] = {family.name: family for family in _FAMILIES}

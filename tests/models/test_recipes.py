@@ -28,6 +28,7 @@ LARGE = {
     "transformer-l-translation": "12-16384-32",
     "deepseek": "v3",
     "vmoe": "15b",
+    "brainformer": "8b64e",
 }
 
 TOYS = [f"{name}:{preset}" for name, family in MODELS.items() for preset in family.presets if preset.startswith("toy")]

@@ -58,6 +58,7 @@ MILLIONS = {
     "conformer": {"s": 8.8, "l": 118.8, "xl": 600, "1b": 1000},
     "deepseek": {"v2-lite": 15_700, "v3": 671_000},
     "vmoe": {"tiny": 11.5, "l16": 3446.0, "15b": 14_705.1},
+    "brainformer": {"1b64e": 30_000, "8b64e": 158_000},
 }
 
 # Published sizes of what one token uses, in millions.
@@ -126,6 +127,10 @@ def formula(name, c):
             dense, routed = c.layers - c.routed_layers, c.routed_layers * c.experts
             layers = c.layers * 4 * c.hidden**2 + (dense + routed) * 2 * c.hidden * c.ffn
             return layers + (3 * c.patch**2 + c.patches + c.classes) * c.hidden
+        case "brainformer":
+            experts = c.experts * (3 * c.hidden * c.expert_ffn + c.hidden)
+            each = {"attention": 4 * c.hidden * c.heads * c.head, "moe": experts, "ffn": 3 * c.hidden * c.ffn}
+            return c.blocks * sum(each[kind] for kind in c.block) + (c.vocab + c.sequence) * c.hidden
     raise AssertionError(f"no formula for {name}")
 
 
@@ -179,6 +184,9 @@ def test_every_preset_has_a_count():
         (lambda: get("vmoe", routed_layers=2, every=2), "need 4 layers, but there are 2"),
         (lambda: get("vmoe", experts=32), "each expert has a super-class"),
         (lambda: get("vmoe", group=5), "routing group"),
+        (lambda: get("brainformer", block=("attention", "mlp")), "unknown kind of sub-layer: 'mlp'"),
+        (lambda: get("brainformer", block=("ffn",)), "mixes no tokens"),
+        (lambda: get("brainformer", group=48), "routing group"),
         (lambda: get("conformer", norm="group"), "unknown norm: 'group'"),
         (lambda: get("conformer", features=18), "of 4, by which"),
     ],
