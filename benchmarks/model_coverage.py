@@ -37,6 +37,9 @@ MICROBATCHES = 4
 VARIANTS: dict[str, dict[str, Any]] = {
     "moe/expert-choice": {"router": "expert-choice"},
     "moe/sigmoid": {"router": "sigmoid", "shared_experts": 1},
+    "conformer/batchnorm": {"norm": "batch"},
+    "conformer/aed": {"head": "aed"},
+    "conformer/causal": {"causal": True, "left_context": 4},
 }
 """What a family's options change in kind, not only in size: "family/what" -> sizes."""
 

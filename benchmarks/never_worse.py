@@ -64,7 +64,7 @@ MODELS = {
     "gpt-2.6b": Model("gpt", "2.6b", 1),
     "moe-10b": Model("moe", "10b", 1),
     "wide-resnet-1b": Model("wide-resnet", "1b", 8),
-    "conformer-1b": Model("conformer", "1b", 1),
+    "conformer-xxl": Model("conformer", "xxl", 1),
 }
 
 

@@ -9,8 +9,8 @@ import pytest
 from autopar import models
 from autopar.models import MODELS, get
 
-# Published sizes in millions. S and L of the Conformer are published with an LSTM decoder (10.3 and 118.8); what is
-# modelled is the encoder, 8.8 and 115.6. Alpa's 1.3b mixture of experts is 1345 by Alpa's own formula. GSPMD names its
+# Published sizes in millions. S, M and L of the Conformer are published with an LSTM decoder (10.3, 30.7 and 118.8);
+# what is modelled is the encoder: M and L without an LSTM of 640, 3.3 million; S has 8.8. Alpa's 1.3b mixture of experts is 1345 by Alpa's own formula. GSPMD names its
 # sizes by powers of two, which are 7% below what they hold; 137.7 and 174.4 billion are from its authors' public code.
 # GPipe publishes one digit of its largest translation models: 3 and 6 billion.
 MILLIONS = {
@@ -55,7 +55,7 @@ MILLIONS = {
         "36-544": 1050,
         "72-512": 1840,
     },
-    "conformer": {"s": 8.8, "l": 118.8, "xl": 600, "1b": 1000},
+    "conformer": {"s": 8.8, "m": 27.4, "l": 115.5, "xl": 600, "xxl": 1000, "g": 8000},
     "deepseek": {"v2-lite": 15_700, "v3": 671_000},
     "vmoe": {"tiny": 11.5, "l16": 3446.0, "15b": 14_705.1},
     "brainformer": {"1b64e": 30_000, "8b64e": 158_000},
@@ -189,6 +189,10 @@ def test_every_preset_has_a_count():
         (lambda: get("brainformer", group=48), "routing group"),
         (lambda: get("conformer", norm="group"), "unknown norm: 'group'"),
         (lambda: get("conformer", features=18), "of 4, by which"),
+        (lambda: get("conformer", head="rnnt"), "unknown head: 'rnnt'"),
+        (lambda: get("conformer", hop=25), "hop must be even, got 25"),
+        (lambda: get("conformer", features=160), "ask for fewer features, or for a longer hop"),
+        (lambda: get("conformer", frames=2), "give more samples"),
     ],
 )
 def test_errors_say_what_to_do(call, hint):

@@ -149,7 +149,9 @@ def _sound(rng: np.random.Generator, symbol: int, samples: int, speaker: Speaker
         turns = np.cumsum(speaker.pitch_hz * glide) / sample_rate + rng.random()
         source = np.diff(np.floor(turns), prepend=np.floor(turns[0]))
     hz = np.fft.rfftfreq(2 * samples, 1 / sample_rate)
-    response = (1 + hz / 100.0) ** -speaker.tilt * _resonances(hz, speaker.tract * formants(symbol))
+    # Lips radiate what changes, not what is steady; voices then fall off by their tilt.
+    radiation = hz / 100.0 * (1 + hz / 100.0) ** (-1.0 - speaker.tilt)
+    response = radiation * _resonances(hz, speaker.tract * formants(symbol))
     sound = np.fft.irfft(np.fft.rfft(source, 2 * samples) * response)[:samples]
     sound *= np.minimum(1.0, 8.0 * np.sin(np.pi * (np.arange(samples) + 0.5) / samples))
     level = speaker.loudness * rng.uniform(0.6, 1.4)

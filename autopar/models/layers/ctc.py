@@ -80,4 +80,4 @@ def token_errors(logits: jax.Array, heard: jax.Array, transcript: jax.Array) -> 
 
     row, _ = jax.lax.scan(advance, jnp.broadcast_to(place, (batch, tokens + 1)), (best.T, says.T))
     length = (transcript != BLANK).sum(axis=1)
-    return jnp.where(place == length[:, None], row, 0).sum(axis=1)
+    return jnp.where(place == length[:, None], row, 0).sum(axis=1, dtype=jnp.int32)
