@@ -39,12 +39,14 @@ class Segment:
       inputs: buffer name -> the forms that it holds.
       outputs: buffer name -> (the form it shall hold, whether it is read as late readers do).
       counts: whether it needs the number of the micro-batch.
+      constants: ids of the captured arrays that it reads, as the plan lays them out.
     """
 
     ops: list[Op] = field(default_factory=list)
     inputs: dict[str, tuple[Form, ...]] = field(default_factory=dict)
     outputs: dict[str, tuple[Form, bool]] = field(default_factory=dict)
     counts: bool = False
+    constants: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -385,6 +387,8 @@ class _Cutter:
             self._bring(k, (v, source), False, anew=anew)
         elif maker is not None:
             self._hand_over(maker, k, form)
+        elif v in self.graph.constants:
+            self.segments[k].constants.add(v)
         elif v in self._outside:
             raise InternalError(
                 f"stage {self.info.index} never gets {self.values[v].name or f'value {v}'} as {text(layout)}"
@@ -396,6 +400,7 @@ class _Cutter:
         here = {v for op in segment.ops for v in op.results}
         have = {(v, self.made[v]) for v in here if v in self.made}
         have.update(form for forms in segment.inputs.values() for form in forms)
+        have.update((v, self.made[v]) for v in segment.constants)
         found: set[tuple[Form, bool]] = set()
         for form, late in {*self._reads(segment.ops), *segment.outputs.values()}:
             (v, layout), remade = form, self._remade(form, late)
@@ -417,7 +422,7 @@ class _Cutter:
 
     @property
     def _outside(self) -> set[int]:
-        return {*self.graph.inputs, *self.graph.constants, *self.body.inputs, *self.loop.results}
+        return {*self.graph.inputs, *self.body.inputs, *self.loop.results}
 
     def _converted_earlier(self, k: int, maker: int | None, form: Form) -> int | None:
         """An earlier program that has a value of the same scope in this form already.

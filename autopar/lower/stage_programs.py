@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from autopar.lower.evaluate import Decisions, Evaluator, Scope
 from autopar.lower.keys import KEY_IMPLS
@@ -101,12 +101,15 @@ class _Writer:
         value, axes = self.values[v], self.plan.mesh
         owed = [axes[a] for a, p in enumerate(layout) if p <= SUM]
         shape: tuple[int, ...] = (*(a.size for a in owed), *value.shape)
-        spec = (*((a.name,) for a in owed), *(self._names(layout, d) for d in range(len(value.shape))))
+        spec = (*((a.name,) for a in owed), *self._spec(v, layout))
         if value.dtype in KEY_IMPLS:
             key = jax.ShapeDtypeStruct((), self.written.avals[v].dtype)
             words = jax.eval_shape(jax.random.key_data, key).shape[-1]
             return Buffer(name, (*shape, words), "uint32", (*spec, ()), scope)
         return Buffer(name, shape, value.dtype, spec, scope)
+
+    def _spec(self, v: int, layout: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
+        return tuple(self._names(layout, d) for d in range(len(self.values[v].shape)))
 
     def _names(self, layout: tuple[int, ...], dim: int) -> tuple[str, ...]:
         return tuple(self.plan.mesh[a].name for a, p in enumerate(layout) if p == dim)
@@ -117,11 +120,16 @@ class _Writer:
         """The jitted program. Where it ``joins``, buffers of micro-batches come one argument each."""
         copies = [self.microbatches if joins and buffers[n].scope == "microbatch" else 1 for n in program.inputs]
         decisions = Decisions(self.plan.ops, self.plan.layouts, self.plan.moves, self.plan.remade)
+        constants = sorted(segment.constants)
+        captured = tuple(self.written.constants[v] for v in constants)
+        captured_specs = tuple(PartitionSpec(*self._spec(v, self.plan.layouts[v])) for v in constants)
 
         def local(*arrays: Array) -> tuple[Array, ...]:
             evaluator = Evaluator(self.written, decisions, Axes(self.plan.axis_names, self.plan.mesh_shape))
             scope = Scope()
             rest = list(arrays)
+            for v in reversed(constants):
+                scope.put(v, self.plan.layouts[v], rest.pop())
             count = None
             for name, number in zip(program.inputs, copies, strict=True):
                 taken, rest = rest[:number], rest[number:]
@@ -146,11 +154,16 @@ class _Writer:
 
         ins = [buffer_spec(buffers[n]) for n, number in zip(program.inputs, copies, strict=True) for _ in range(number)]
         outs = tuple(buffer_spec(buffers[n]) for n in program.outputs)
-        mapped = jax.shard_map(local, mesh=self.mesh, in_specs=tuple(ins), out_specs=outs, check_vma=False)
+        in_specs = (*ins, *captured_specs)
+        mapped = jax.shard_map(local, mesh=self.mesh, in_specs=in_specs, out_specs=outs, check_vma=False)
         owners = [n for n, number in zip(program.inputs, copies, strict=True) for _ in range(number)]
-        mapped.__name__ = program.name.replace(".", "_")
+
+        def whole(*arrays: Array) -> tuple[Array, ...]:
+            return mapped(*arrays, *captured)
+
+        whole.__name__ = program.name.replace(".", "_")
         return jax.jit(
-            mapped,
+            whole,
             in_shardings=tuple(NamedSharding(self.mesh, s) for s in ins),
             out_shardings=tuple(NamedSharding(self.mesh, s) for s in outs),
             donate_argnums=tuple(i for i, n in enumerate(owners) if n in program.donated),
