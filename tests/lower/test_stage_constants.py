@@ -33,7 +33,7 @@ def test_captured_arrays_reach_the_programs_that_read_them(schedule, devices):
     traced = trace(step, (weights, batch), donate_argnums=0)
     assert len(traced.constants) == 3
     half = len(forward_ops(traced.step, time_step(traced.step, 4))) // 2
-    runtime, pipeline = stage_runtime(traced, [0, half], 4, schedule, devices)
+    runtime, _ = stage_runtime(traced, [0, half], 4, schedule, devices)
     runtime.load_state([np.asarray(w) for w in weights])
     (found,) = runtime.step([*weights, batch]).values()
     expected, value = jax.jit(step)(weights, batch)

@@ -159,7 +159,9 @@ def test_a_joint_loss_is_three_parts_ctc_and_seven_cross_entropy():
         model = nnx.merge(structure, state.params, state.stats)
         model.eval()
         logits, heard, written = model(batch)
-        return ctc_loss(logits, heard, batch["transcript"]).sum(), transcript_loss(written, batch["transcript"])[0].sum()
+        return ctc_loss(logits, heard, batch["transcript"]).sum(), transcript_loss(written, batch["transcript"])[
+            0
+        ].sum()
 
     ctc, nll = parts(state, batch)
     expected = (0.3 * ctc + 0.7 * nll) / (batch["transcript"] != 0).sum()

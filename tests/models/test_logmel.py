@@ -1,4 +1,4 @@
-"""Log-mel features beside their definition, a frame, a bin and a filter at a time; and the filters' closed properties."""
+"""Log-mel features beside their definition, bin by bin, and the filters' closed properties."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +62,7 @@ def test_a_tone_is_loudest_in_its_own_filter():
 
 
 def test_blind_filters_are_refused():
-    with pytest.raises(ValueError, match="of them lie between two of its bins, 31.2 Hz apart; ask for fewer"):
+    with pytest.raises(ValueError, match=r"of them lie between two of its bins, 31\.2 Hz apart; ask for fewer"):
         mel_filters(200, 256, 8000)
 
 

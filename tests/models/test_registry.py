@@ -10,9 +10,10 @@ from autopar import models
 from autopar.models import MODELS, get
 
 # Published sizes in millions. S, M and L of the Conformer are published with an LSTM decoder (10.3, 30.7 and 118.8);
-# what is modelled is the encoder: M and L without an LSTM of 640, 3.3 million; S has 8.8. Alpa's 1.3b mixture of experts is 1345 by Alpa's own formula. GSPMD names its
-# sizes by powers of two, which are 7% below what they hold; 137.7 and 174.4 billion are from its authors' public code.
-# GPipe publishes one digit of its largest translation models: 3 and 6 billion.
+# what is modelled is the encoder: M and L without an LSTM of 640, 3.3 million; S has 8.8. Alpa's 1.3b mixture of
+# experts is 1345 by Alpa's own formula. GSPMD names its sizes by powers of two, which are 7% below what they hold;
+# 137.7 and 174.4 billion are from its authors' public code. GPipe publishes one digit of its largest translation
+# models: 3 and 6 billion.
 MILLIONS = {
     "mlp": {"1b": 1000},
     "gpt": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},

@@ -45,5 +45,5 @@ def test_symbols_of_a_small_alphabet_are_apart():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="which need 9216; .*: give more samples"):
+    with pytest.raises(ValueError, match=r"which need 9216; .*: give more samples"):
         SpeechSizes(batch_size=1, samples=8000, sample_rate=8000, symbols=15, tokens=12, shortest=640)

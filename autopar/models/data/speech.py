@@ -14,6 +14,8 @@ import numpy as np
 # Mean and standard deviation of the logarithmic mel features of this speech, over utterances and channels.
 LOG_MEL_MEAN, LOG_MEL_STD = -1.0, 2.5
 
+ABOUT = "synthesised speech with transcripts, a new utterance each time"
+
 FIRST_FORMANT_HZ, SECOND_FORMANT_HZ, THIRD_FORMANT_HZ = (250.0, 900.0), (950.0, 2500.0), (2500.0, 3500.0)
 HISS_HZ = (1200.0, 3700.0)
 PITCH_HZ = (90.0, 240.0)
@@ -145,7 +147,8 @@ def _sound(rng: np.random.Generator, symbol: int, samples: int, speaker: Speaker
     if hisses(symbol):
         source = rng.standard_normal(samples)
     else:
-        glide = np.linspace(*rng.uniform(0.85, 1.15, 2), samples)
+        first, last = rng.uniform(0.85, 1.15, 2)
+        glide = np.linspace(first, last, samples)
         turns = np.cumsum(speaker.pitch_hz * glide) / sample_rate + rng.random()
         source = np.diff(np.floor(turns), prepend=np.floor(turns[0]))
     hz = np.fft.rfftfreq(2 * samples, 1 / sample_rate)

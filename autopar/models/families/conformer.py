@@ -16,9 +16,9 @@ Left out of the papers' training: dropout, SpecAugment, weight noise and the tra
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from autopar.models.data.speech import ABOUT
 from autopar.models.layers.attention import kernel_init
 from autopar.models.layers.conformer import Encoder, SpeechConfig, listen
 from autopar.models.layers.ctc import ctc_loss, token_errors
@@ -142,13 +142,14 @@ def make(family: Family, preset: str, c: ConformerConfig) -> Recipe:
         batch_spec=c.batch_spec,
         unit="seconds",
         units_per_example=c.seconds,
+        about_batches=ABOUT,
     )
 
 
 FAMILY = Family(
     name="conformer",
     summary="speech to text: waveform, macaron feed-forwards, relative attention, convolution, CTC or AED; Flax NNX",
-    source="Gulati et al. 2020; XL and XXL from Zhang et al. 2020 (Pushing the Limits), G from Zhang et al. 2021 (BigSSL)",
+    source="Gulati et al. 2020; XL and XXL from Zhang et al. 2020 (Pushing the Limits), G from 2021 (BigSSL)",
     presets=PRESETS,
     make=make,
 )

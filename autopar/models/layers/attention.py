@@ -1,4 +1,4 @@
-"""Multi-head attention in Flax NNX, among the positions of a sequence or to another's, with relative positions if asked.
+"""Multi-head attention in Flax NNX, to a sequence's own positions or another's, relative ones if asked.
 
 Letters in einsums: b batch, s positions that ask, t positions that answer, n distances, h heads, k head size.
 """
@@ -71,6 +71,7 @@ class Attention(nnx.Module):
         q, k, v = self.query(x), self.key(memory), self.value(memory)
         scores = jnp.einsum("bshk,bthk->bhst", q, k)
         if self.relative:
+            assert distances is not None
             q = q + self.distance_bias[...].astype(q.dtype)
             scores = scores + relative_shift(jnp.einsum("bshk,nhk->bhsn", q, self.position(distances)))
         scores = (scores * q.shape[-1] ** -0.5).astype(jnp.promote_types(x.dtype, jnp.float32))

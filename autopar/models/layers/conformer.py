@@ -152,6 +152,7 @@ class Convolution(nnx.Module):
             rngs=rngs,
             **c.dtypes,
         )
+        self.inner_norm: nnx.BatchNorm | nnx.LayerNorm
         if c.norm == "batch":
             self.inner_norm = nnx.BatchNorm(c.hidden, momentum=0.9, rngs=rngs, **c.dtypes)
         else:
