@@ -22,7 +22,7 @@ LARGE = {
     "convnet": "resnet18",
     "amoebanet": "18-544",
     "wide-resnet": "4b",
-    "conformer": "g",
+    "conformer": "l",
     "gspmd-dense": "1t",
     "transformer-l": "48",
     "transformer-l-translation": "12-16384-32",
