@@ -17,6 +17,7 @@ LARGE = {
     "gpt-scan": "39b",
     "bert": "large",
     "moe": "70b",
+    "glam": "1.2t",
     "seq2seq": "big",
     "llama": "8b",
     "convnet": "resnet18",

@@ -13,13 +13,14 @@ from autopar.models import MODELS, get
 # what is modelled is the encoder: M and L without an LSTM of 640, 3.3 million; S has 8.8. Alpa's 1.3b mixture of
 # experts is 1345 by Alpa's own formula. GSPMD names its sizes by powers of two, which are 7% below what they hold;
 # 137.7 and 174.4 billion are from its authors' public code. GPipe publishes one digit of its largest translation
-# models: 3 and 6 billion.
+# models: 3 and 6 billion. GLaM's 1.2 trillion are 1162 billion.
 MILLIONS = {
     "mlp": {"1b": 1000},
     "gpt": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},
     "gpt-scan": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},
     "bert": {"base": 110, "large": 340},
     "moe": {"380m": 380, "1.3b": 1345, "2.4b": 2400, "10b": 10000, "27b": 27000, "70b": 70000},
+    "glam": {"1.9b": 1900, "27b": 27_000, "1.2t": 1_162_000},
     "seq2seq": {"base": 65, "big": 213},
     "llama": {"8b": 8030},
     "convnet": {"resnet18": 11.69},
@@ -83,6 +84,10 @@ def formula(name, c):
             dense, ffn = 4 * c.hidden**2, 2 * c.ffn_factor * c.hidden**2
             layers = c.layers // 2 * (2 * dense + (1 + c.experts) * ffn + c.experts * c.hidden)
             return layers + (c.vocab + c.sequence) * c.hidden
+        case "glam":
+            attention, expert = 4 * c.hidden * c.heads * c.head, 2 * c.hidden * c.ffn
+            pair = 2 * attention + 3 * c.hidden * c.ffn + c.experts * (expert + c.hidden)
+            return c.layers // 2 * pair + c.vocab * c.hidden
         case "seq2seq" | "transformer-l-translation":
             attention = 4 * c.hidden * (c.heads * c.head if c.head else c.hidden)
             layers = c.layers * attention + 2 * c.decoder_layers * attention

@@ -64,7 +64,9 @@ def attention_init(
     }
 
 
-def attention(p: Params, x: jax.Array, memory: jax.Array, visible: jax.Array) -> jax.Array:
+def attention(
+    p: Params, x: jax.Array, memory: jax.Array, visible: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
     """Multi-head attention of each position of `x` to those of `memory`.
 
     Args:
@@ -72,6 +74,7 @@ def attention(p: Params, x: jax.Array, memory: jax.Array, visible: jax.Array) ->
         x: [b, s, d], the positions that ask.
         memory: [b, t, d], the positions that answer: `x` itself, or an encoder's output.
         visible: booleans that broadcast to [b, h, s, t]; each position must see one at least.
+        bias: broadcasts to [b, h, s, t] and is added to the scores, as relative positions are.
 
     Returns:
         [b, s, d].
@@ -81,7 +84,8 @@ def attention(p: Params, x: jax.Array, memory: jax.Array, visible: jax.Array) ->
     k = jnp.einsum("btd,dhk->bthk", memory, p["wk"])
     v = jnp.einsum("btd,dhk->bthk", memory, p["wv"]) + p["bv"]
     scores = jnp.einsum("bshk,bthk->bhst", q, k) * q.shape[-1] ** -0.5
-    scores = jnp.where(visible, scores.astype(jnp.promote_types(x.dtype, jnp.float32)), MASKED)
+    scores = scores.astype(jnp.promote_types(x.dtype, jnp.float32))
+    scores = jnp.where(visible, scores if bias is None else scores + bias, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
     mixed = jnp.einsum("bhst,bthk->bshk", weights, v)
     return jnp.einsum("bshk,hkd->bsd", mixed, p["wo"]) + p["bo"]
