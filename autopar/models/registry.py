@@ -8,7 +8,11 @@ from autopar.models.families import (
     brainformer,
     conformer,
     deepseek,
+<<<<<<< HEAD
     glam,
+=======
+    efficientnet,
+>>>>>>> e18909b (EfficientNet: inverted bottlenecks with squeeze-and-excitation, whose projections end in norms without bias)
     gpt,
     gspmd_dense,
     llama,
@@ -34,6 +38,7 @@ _FAMILIES = (
     resnet.WIDE,
     conformer.FAMILY,
     amoebanet.FAMILY,
+    efficientnet.FAMILY,
     gspmd_dense.FAMILY,
     transformer_l.DECODER,
     transformer_l.TRANSLATION,

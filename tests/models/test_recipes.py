@@ -22,6 +22,7 @@ LARGE = {
     "llama": "8b",
     "convnet": "resnet18",
     "amoebanet": "18-544",
+    "efficientnet": "b0",
     "wide-resnet": "4b",
     "conformer": "l",
     "gspmd-dense": "1t",

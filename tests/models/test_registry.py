@@ -1,6 +1,7 @@
 """The registry's sizes, its errors, and that models stand alone."""
 
 import ast
+import math
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from autopar import models
 from autopar.models import MODELS, get
+from autopar.models.families import efficientnet
 
 # Published sizes in millions. S, M and L of the Conformer are published with an LSTM decoder (10.3, 30.7 and 118.8);
 # what is modelled is the encoder: M and L without an LSTM of 640, 3.3 million; S has 8.8. Alpa's 1.3b mixture of
@@ -49,6 +51,7 @@ MILLIONS = {
         "32-16384-32": 3150,
         "64-16384-32": 6100,
     },
+    "efficientnet": {"b0": 5.3, "b3": 12.2, "b7": 66},
     "amoebanet": {
         "18-208": 82,
         "18-256": 122.5,
@@ -106,6 +109,17 @@ def formula(name, c):
                     total += inputs * out if inputs != out else 0
                     inputs = out
             return total + inputs * c.classes
+        case "efficientnet":
+            inputs = efficientnet.channels(32, c.width)
+            total = 27 * inputs
+            for stage in efficientnet.STAGES[: c.stages]:
+                for _ in range(math.ceil(stage.blocks * c.depth)):
+                    wide, out = stage.expand * inputs, efficientnet.channels(stage.channels, c.width)
+                    total += (wide * inputs if stage.expand > 1 else 0) + stage.kernel**2 * wide
+                    total += 2 * (inputs // 4) * wide + wide * out
+                    inputs = out
+            head = efficientnet.channels(1280, c.width)
+            return total + inputs * head + head * c.classes
         case "amoebanet":
             channels = c.filters // 2**c.stem_cells
             before, last, total = channels, channels, 27 * channels
@@ -180,6 +194,8 @@ def test_every_preset_has_a_count():
         (lambda: get("seq2seq", smoothing=1.0), "smoothing must be in"),
         (lambda: get("llama", kv_heads=3), "multiple of kv_heads"),
         (lambda: get("llama", hidden=72), "rotary"),
+        (lambda: get("efficientnet", stages=8), "at most 7"),
+        (lambda: get("efficientnet", depth=0.0), "must be above 0"),
         (lambda: get("amoebanet", preset="18-208", layers=4), "multiple of groups"),
         (lambda: get("amoebanet", filters=12), "must be a multiple of 8"),
         (lambda: get("deepseek", rope=3), r"rope \(3\) must be even"),

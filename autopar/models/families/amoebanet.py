@@ -17,13 +17,13 @@ right size and channels already.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from autopar.models.classifier import ImageConfig, make_classifier
+from autopar.models.layers.convolutional import batch_norm, convolution
 from autopar.models.recipe import Family, Recipe
 
 
@@ -200,20 +200,6 @@ def cells(c: AmoebaNetConfig) -> list[bool]:
     """The sequence of cells, True for a reduction."""
     group = [False] * (c.layers // c.groups)
     return [True] * c.stem_cells + group + [True, *group] * (c.groups - 1)
-
-
-def convolution(
-    c: AmoebaNetConfig, channels: int, kernel: tuple[int, ...], strides: tuple[int, ...], name: str | None = None
-) -> nn.Conv:
-    """A convolution without bias: batch norm follows it."""
-    dtypes: dict[str, Any] = {"dtype": c.compute_dtype, "param_dtype": c.param_dtype}
-    return nn.Conv(channels, kernel, strides, use_bias=False, name=name, **dtypes)
-
-
-def batch_norm(c: AmoebaNetConfig, train: bool, name: str | None = None) -> nn.BatchNorm:
-    """Batch norm over the batch, or by running statistics."""
-    dtypes: dict[str, Any] = {"dtype": c.compute_dtype, "param_dtype": c.param_dtype}
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-3, name=name, **dtypes)
 
 
 def make(family: Family, preset: str, c: AmoebaNetConfig) -> Recipe:
