@@ -5,7 +5,8 @@ average over the image, and narrows to m channels; its result is added to its in
 `width` multiplies is rounded to a multiple of 8, what `depth` multiplies is rounded up.
 
 Deviations: the batch norm that ends a block has no bias, because what reads it is normalised again and does not see a
-shift; running statistics forget by a tenth a step; dropout and stochastic depth are left out.
+shift; that next norm then finds a mean of zero, and tracks none. Running statistics forget by a tenth a step; dropout
+and stochastic depth are left out.
 
 Parameters of a block: t n^2 (unless t = 1) + k^2 t n + 2 (n / 4) t n + t n m. Stem and head are convolutions from 3
 channels and to 1280, times `width`.
@@ -19,7 +20,7 @@ import flax.linen as nn
 import jax
 
 from autopar.models.classifier import ImageConfig, make_classifier
-from autopar.models.layers.convolutional import batch_norm, convolution
+from autopar.models.layers.convolutional import CentredNorm, batch_norm, convolution
 from autopar.models.recipe import Family, Recipe
 
 
@@ -59,6 +60,11 @@ class EfficientNetConfig(ImageConfig):
             raise ValueError(f"stages ({self.stages}) must be at most {len(STAGES)}, which is all there are")
         if min(self.width, self.depth) <= 0:
             raise ValueError(f"width ({self.width}) and depth ({self.depth}) must be above 0: they are factors")
+        if channels(STEM, self.width) == channels(STAGES[0].channels, self.width):
+            raise ValueError(
+                f"width ({self.width}) must be above 0.375: stem and first block have 8 channels each, and what is added "
+                "up there is not centred, as the norms that follow take it to be"
+            )
 
 
 def _scaled(width: float, depth: float, image: int) -> EfficientNetConfig:
@@ -113,7 +119,7 @@ class MBConv(nn.Module):
         y = x
         if self.expand > 1:
             y = convolution(c, wide, name="expand")(y)
-            y = nn.silu(batch_norm(c, self.train, name="expand_norm")(y))
+            y = nn.silu(CentredNorm(c, self.train, name="expand_norm")(y))
         kernel, strides = (self.kernel, self.kernel), (self.stride, self.stride)
         y = convolution(c, wide, kernel, strides, groups=wide, name="depthwise")(y)
         y = nn.silu(batch_norm(c, self.train, name="depthwise_norm")(y))
@@ -153,7 +159,7 @@ class EfficientNet(nn.Module):
         """[b, h, w, 3] -> [b, classes], normalised by the batch's own statistics, or else by the running ones."""
         c = self.config
         x = convolution(c, channels(HEAD, c.width), name="head")(Backbone(c, name="backbone")(x, train)[-1])
-        x = nn.silu(batch_norm(c, train, name="head_norm")(x)).mean(axis=(1, 2))
+        x = nn.silu(CentredNorm(c, train, name="head_norm")(x)).mean(axis=(1, 2))
         return nn.Dense(c.classes, dtype=c.compute_dtype, param_dtype=c.param_dtype)(x).astype(c.param_dtype)
 
 
