@@ -195,7 +195,7 @@ def test_every_preset_has_a_count():
         (lambda: get("llama", kv_heads=3), "multiple of kv_heads"),
         (lambda: get("llama", hidden=72), "rotary"),
         (lambda: get("efficientnet", stages=8), "at most 7"),
-        (lambda: get("efficientnet", width=0.3), "must be above 0.375"),
+        (lambda: get("efficientnet", width=0.25), "must be larger"),
         (lambda: get("efficientnet", depth=0.0), "must be above 0"),
         (lambda: get("amoebanet", preset="18-208", layers=4), "multiple of groups"),
         (lambda: get("amoebanet", filters=12), "must be a multiple of 8"),

@@ -47,6 +47,13 @@ STAGES = (
 STEM, HEAD = 32, 1280
 
 
+def channels(of: int, width: float) -> int:
+    """The multiple of 8 that is nearest to `of` x `width`, and not below nine tenths of it."""
+    wanted = of * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * wanted else rounded + 8
+
+
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetConfig(ImageConfig):
     """Sizes: factors of the channels (`width`) and the blocks (`depth`) of the smallest network's first `stages`."""
@@ -62,8 +69,8 @@ class EfficientNetConfig(ImageConfig):
             raise ValueError(f"width ({self.width}) and depth ({self.depth}) must be above 0: they are factors")
         if channels(STEM, self.width) == channels(STAGES[0].channels, self.width):
             raise ValueError(
-                f"width ({self.width}) must be above 0.375: stem and first block have 8 channels each, and what is added "
-                "up there is not centred, as the norms that follow take it to be"
+                f"width ({self.width}) must be larger: it gives stem and first block as many channels, and what is then "
+                "added up is not centred, as the norms that follow take it to be"
             )
 
 
@@ -77,13 +84,6 @@ PRESETS = {
     "b3": _scaled(1.2, 1.4, 300),
     "b7": _scaled(2.0, 3.1, 600),
 }
-
-
-def channels(of: int, width: float) -> int:
-    """The multiple of 8 that is nearest to `of` x `width`, and not below nine tenths of it."""
-    wanted = of * width
-    rounded = max(8, int(wanted + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * wanted else rounded + 8
 
 
 class SqueezeExcite(nn.Module):
