@@ -8,11 +8,8 @@ from autopar.models.families import (
     brainformer,
     conformer,
     deepseek,
-<<<<<<< HEAD
-    glam,
-=======
     efficientnet,
->>>>>>> e18909b (EfficientNet: inverted bottlenecks with squeeze-and-excitation, whose projections end in norms without bias)
+    glam,
     gpt,
     gspmd_dense,
     llama,

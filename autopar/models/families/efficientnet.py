@@ -69,8 +69,8 @@ class EfficientNetConfig(ImageConfig):
             raise ValueError(f"width ({self.width}) and depth ({self.depth}) must be above 0: they are factors")
         if channels(STEM, self.width) == channels(STAGES[0].channels, self.width):
             raise ValueError(
-                f"width ({self.width}) must be larger: it gives stem and first block as many channels, and what is then "
-                "added up is not centred, as the norms that follow take it to be"
+                f"width ({self.width}) must be larger: it gives stem and first block as many channels, and what is "
+                "then added up is not centred, as the norms that follow take it to be"
             )
 
 
