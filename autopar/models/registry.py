@@ -15,6 +15,7 @@ from autopar.models.families import (
     llama,
     mlp,
     moe,
+    parallel_track,
     resnet,
     seq2seq,
     transformer_l,
@@ -42,6 +43,7 @@ _FAMILIES = (
     deepseek.FAMILY,
     vmoe.FAMILY,
     brainformer.FAMILY,
+    parallel_track.FAMILY,
 )
 
 MODELS: dict[str, Family] = {family.name: family for family in _FAMILIES}

@@ -31,6 +31,7 @@ LARGE = {
     "deepseek": "v3",
     "vmoe": "15b",
     "brainformer": "8b64e",
+    "parallel-track": "64b",
 }
 
 TOYS = [f"{name}:{preset}" for name, family in MODELS.items() for preset in family.presets if preset.startswith("toy")]
