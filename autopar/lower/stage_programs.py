@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,12 @@ from autopar.lower.evaluate import Decisions, Evaluator, Scope
 from autopar.lower.keys import KEY_IMPLS
 from autopar.lower.localize import Axes
 from autopar.lower.specs import buffer_spec
+from autopar.lower.turns import Turn, turns
+from autopar.mesh import Cluster
 from autopar.partition import StageSection
 from autopar.plan import PlanFacts
 from autopar.schedule import Buffer, Program, Stage
-from autopar.segments import PREPARE, UPDATE, Form, Segment, program_name, take_apart
+from autopar.segments import PREPARE, UPDATE, Form, Segment, Segments, program_name, take_apart
 from autopar.sharding.layout import SUM
 from autopar.trace import Traced
 
@@ -72,7 +74,9 @@ def stage_programs(
         outputs = (*segment.outputs, *([counter] if counter else []), *begun)
         program = Program(program_name(k), inputs, outputs, frozenset(n for n in inputs if n in outputs))
         programs[program.name] = program
-        functions[program.name] = writer.function(segment, program, buffers, counter, k >= UPDATE)
+        functions[program.name] = writer.function(
+            segment, _turns(segments, k, plan), program, buffers, counter, k >= UPDATE
+        )
     used = {n for p in programs.values() for n in (*p.inputs, *p.outputs)}
     used |= {name for name, b in buffers.items() if b.scope == "state"}
     stage = Stage(
@@ -115,7 +119,13 @@ class _Writer:
         return tuple(self.plan.mesh[a].name for a, p in enumerate(layout) if p == dim)
 
     def function(
-        self, segment: Segment, program: Program, buffers: Mapping[str, Buffer], counter: str | None, joins: bool
+        self,
+        segment: Segment,
+        in_turn: Sequence[Turn],
+        program: Program,
+        buffers: Mapping[str, Buffer],
+        counter: str | None,
+        joins: bool,
     ) -> jax.stages.Wrapped:
         """The jitted program. Where it ``joins``, buffers of micro-batches come one argument each."""
         copies = [self.microbatches if joins and buffers[n].scope == "microbatch" else 1 for n in program.inputs]
@@ -142,7 +152,10 @@ class _Writer:
                     scope.put(v, layout, joined)
             if count is not None and self.index is not None:
                 scope.put(self.index, self.plan.layouts[self.index], count)
-            evaluator.ops(segment.ops, scope)
+            for turn in in_turn:
+                if turn.after is not None:
+                    _wait(turn.after, turn.kept, scope)
+                evaluator.ops(turn.ops, scope)
             found = []
             for name in program.outputs:
                 if name in segment.outputs:
@@ -183,6 +196,25 @@ class _Writer:
         owed = sum(p <= SUM for p in layout)
         x = x.reshape((1,) * owed + x.shape) if owed else x
         return jax.random.key_data(x) if self.values[v].dtype in KEY_IMPLS else x
+
+
+def _turns(segments: Segments, k: int, plan: PlanFacts) -> tuple[Turn, ...]:
+    """The ops of a program, in turns where the compiler minds them."""
+    if Cluster.from_dict(plan.cluster).device.name == "cpu":
+        return (Turn(None, (), tuple(segments.programs[k].ops)),)
+    return tuple(turns(segments, k, plan))
+
+
+def _wait(after: Form, kept: Sequence[Form], scope: Scope) -> None:
+    """Let what is read of the forward pass depend on a value of the backward pass: its readers then run no earlier."""
+    found = {form: x for form in kept if (x := scope.get(form[0], False, form[1])) is not None and not _is_key(x)}
+    *waited, _ = jax.lax.optimization_barrier((*found.values(), scope.get(after[0], False, after[1])))
+    for (v, layout), array in zip(found, waited, strict=True):
+        scope.put(v, layout, array)
+
+
+def _is_key(x: Array) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 __all__ = ["StagePrograms", "stage_programs"]

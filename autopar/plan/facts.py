@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from autopar.sharding.layout import Layout, Move
 
-FORMAT = 4
+FORMAT = 5
 """Version of the plan file; readers accept this and older ones."""
 
 
@@ -140,6 +140,7 @@ class StageFacts:
       pending: of the micro-batches in flight, how many wait for their weight program when most is held.
       pending_bytes: what each of these keeps on one device, instead of ``residual_bytes``.
       handed_bytes: gradients that the backward program holds until it ends, for the weight program.
+      spared_bytes: of the peak of ``plan``, what is never there at once: units compute it again one after the other.
     """
 
     plan: PlanFacts
@@ -160,11 +161,12 @@ class StageFacts:
     pending: int = 0
     pending_bytes: int = 0
     handed_bytes: int = 0
+    spared_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
         """Predicted peak memory of one device: that of the plan, and the further micro-batches."""
-        once = self.plan.peak_bytes + self.waiting_bytes + self.handed_bytes
+        once = self.plan.peak_bytes - self.spared_bytes + self.waiting_bytes + self.handed_bytes
         further = (self.in_flight - 1 - self.pending) * self.residual_bytes + self.pending * self.pending_bytes
         return once + further
 

@@ -24,7 +24,8 @@ def _layer():
 
 STATE = {"layers": [_layer() for _ in range(LAYERS)], "key": np.uint32([1, 2])}
 X, Y = _rng.standard_normal((BATCH, LENGTH, WIDTH)), _rng.standard_normal((BATCH, LENGTH, WIDTH))
-CLUSTER = autopar.Cluster.uniform(4, 1e9, 1e10, 1e-7, 1e10)  # slow devices on fast links: it pays to split
+ACCELERATORS = autopar.Cluster.uniform(4, 1e9, 1e10, 1e-7, 1e10)  # slow devices on fast links: it pays to split
+CLUSTER = dataclasses.replace(ACCELERATORS, device=dataclasses.replace(ACCELERATORS.device, name="cpu"))
 
 
 def softmax(scores):
@@ -65,10 +66,10 @@ def step(state, x, y, weigh=softmax, heads=HEADS, queries=LENGTH):
 
 
 @functools.cache
-def planned(remat=NONE, stages=2, microbatches=4, schedule="1f1b", fun=step, **options):
+def planned(remat=NONE, stages=2, microbatches=4, schedule="1f1b", fun=step, cluster=CLUSTER, **options):
     """A plan of the step with stages."""
     found = autopar.Options(microbatches=microbatches, stages=stages, schedule=schedule, remat=remat, **options)
-    return autopar.plan(fun, STATE, X, Y, cluster=CLUSTER, options=found)
+    return autopar.plan(fun, STATE, X, Y, cluster=cluster, options=found)
 
 
 def treated(plan, words):

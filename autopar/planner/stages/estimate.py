@@ -2,14 +2,17 @@
 
 A stage is planned as a step of its own, so its memory is that of one micro-batch at a time. Under a schedule it holds
 several: for each further one, what the forward pass keeps for the backward pass (*residuals*). With rematerialisation
-units keep less, and the backward pass computes the rest again, for one micro-batch at a time: that one's residuals are
-taken to be all there while it runs, so its peak is the same. Where gradients of parameters have a program of their own,
-a micro-batch that waits for that keeps what it reads: residuals, what was computed again, and gradients.
+units keep less, and the backward pass computes the rest again, one unit after the other: of what a micro-batch does not
+keep, that of one unit is there at a time, the largest at worst (*in turn*; not so with XLA on CPU, which orders the
+backward program as it likes). Where gradients of parameters have a program of their
+own, a micro-batch that waits for that keeps what it reads: residuals, what was computed again, and gradients; what was
+computed again is then taken to be all there at the end of the backward program.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +25,7 @@ from autopar.planner.stages.remat import Menu, least_again
 from autopar.schedule import Flight
 from autopar.sharding.layout import Layout, local_size
 
+_LARGEST = 6  # so many of the sizes of what units make again are tried as the largest
 _STATIC = ("parameter", "optimizer", "state", "constant")
 
 
@@ -42,11 +46,13 @@ class Estimate:
       waiting_bytes: the part of ``peak_bytes`` that is the step's batch, waiting on one device for its turn.
       kept_bytes: what a micro-batch keeps on one device while others are computed: ``residual_bytes``, or less if some
         of it is computed again.
+      spared_bytes: the part of ``peak_bytes`` that is never there at once: units compute it again one after the other.
       pending_bytes: what it keeps on one device between its backward and its weight program, if it has both.
       remat: how each unit is treated.
       again_s: the part of ``backward_s`` that is spent on computing again, with what is communicated for it.
       again: that communication, per step; empty until it is :meth:`settled`.
       menus: what else may be done with each unit.
+      in_turn: what units compute again is there one unit at a time.
       keeping: who reads what, which says what any mix keeps; None if only its units were planned, one by one.
     """
 
@@ -62,26 +68,33 @@ class Estimate:
     returns_bytes: int
     waiting_bytes: int
     kept_bytes: int
+    spared_bytes: int
     pending_bytes: int
     remat: tuple[str, ...]
     again_s: float
     again: tuple[CollectiveRecord, ...]
     menus: tuple[Menu, ...] = field(repr=False)
+    in_turn: bool
     keeping: Keeping | None = field(repr=False)
 
     def rematerialised(self, remat: Sequence[str]) -> Estimate:
         """The same, with each unit treated so; nothing may be computed again yet."""
+        chosen = [a for menu, word in zip(self.menus, remat, strict=True) for a in menu if a.remat == word]
         if self.keeping is not None:
             held = self.keeping.held(remat)
             kept, pending, again_s = held.kept_bytes, held.pending_bytes, held.again_s
         else:
-            chosen = [a for menu, word in zip(self.menus, remat, strict=True) for a in menu if a.remat == word]
             kept = self.residual_bytes - sum(a.freed_bytes for a in chosen)
             pending, again_s = self.pending_bytes, sum(a.again_s for a in chosen)
-        backward_s = self.backward_s + again_s
-        treated = tuple(remat)
+        largest = max((a.freed_bytes for a in chosen), default=0)
         return replace(
-            self, remat=treated, kept_bytes=kept, pending_bytes=pending, backward_s=backward_s, again_s=again_s
+            self,
+            remat=tuple(remat),
+            kept_bytes=kept,
+            spared_bytes=self.residual_bytes - kept - largest if self.in_turn else 0,
+            pending_bytes=pending,
+            backward_s=self.backward_s + again_s,
+            again_s=again_s,
         )
 
     def settled(self, *, split_backward: bool) -> Estimate:
@@ -98,6 +111,7 @@ class Estimate:
         return replace(
             self,
             kept_bytes=found.kept_bytes,
+            spared_bytes=0 if split_backward else self.spared_bytes,
             pending_bytes=found.pending_bytes,
             peak_bytes=self.peak_bytes + found.handed_bytes,
             backward_s=self.backward_s - self.again_s + again_s,
@@ -119,14 +133,25 @@ class Estimate:
         """
         if self.peak_with(flights) <= memory_bytes:
             return self
-        if not any(f.waiting or f.pending for f in flights) or not any(self.menus):
+        if not any(self.menus):
             return None
-        room = memory_bytes - self.peak_bytes
-        needs = [self.kept_bytes - (room - f.pending * self.pending_bytes) / f.waiting for f in flights if f.waiting]
-        best = least_again(self.menus, max(needs, default=0.0))
-        mixes = [(word,) * len(self.remat) for word in REMATS[1:]]
-        tried = [self._relaxed(mix, flights, memory_bytes) for mix in ([best] if best is not None else []) + mixes]
+        mixes = [*self._least_again(flights, memory_bytes), *((word,) * len(self.remat) for word in REMATS[1:])]
+        tried = [self._relaxed(mix, flights, memory_bytes) for mix in mixes]
         return min((e for e in tried if e is not None), key=lambda e: e.backward_s, default=None)
+
+    def _least_again(self, flights: Sequence[Flight], memory_bytes: float) -> list[tuple[str, ...]]:
+        """Mixes that fit as far as menus tell: each the least recomputation if none makes more again than so much."""
+        over = [(self.peak_with([f]) - memory_bytes, f.waiting) for f in flights]
+        if not self._spares(flights):
+            need = max(n / waiting if waiting else math.inf if n > 0 else 0.0 for n, waiting in over)
+            found = [least_again(self.menus, need)]
+        else:
+            sizes = sorted({a.freed_bytes for menu in self.menus for a in menu})
+            found = []
+            for largest in sizes[:: -max(1, len(sizes) // _LARGEST)]:
+                menus = [tuple(a for a in menu if a.freed_bytes <= largest) for menu in self.menus]
+                found.append(least_again(menus, max((n + largest) / (waiting + 1) for n, waiting in over)))
+        return [mix for mix in found if mix is not None]
 
     def _relaxed(self, remat: Sequence[str], flights: Sequence[Flight], memory_bytes: float) -> Estimate | None:
         """With a mix, or as much less recomputation as still fits: together units may free more than one by one."""
@@ -165,17 +190,29 @@ class Estimate:
         """What is held besides the state and one micro-batch's residuals."""
         return max(self.peak_bytes - self.static_bytes - self.residual_bytes, 0)
 
+    def _spares(self, flights: Sequence[Flight]) -> bool:
+        """Whether a backward program forgets what it has computed again: no weight program waits for it."""
+        return self.in_turn and not any(f.pending for f in flights)
+
     def besides(self, flight: Flight) -> int:
         """Bytes on one device of the micro-batches that it holds besides the one that it computes."""
         return flight.waiting * self.kept_bytes + flight.pending * self.pending_bytes
 
     def peak_with(self, flights: Sequence[Flight]) -> int:
         """Peak bytes of one device that may hold so much besides the micro-batch that it computes."""
-        return self.peak_bytes + max(map(self.besides, flights))
+        spared = self.spared_bytes if self._spares(flights) else 0
+        return self.peak_bytes - spared + max(map(self.besides, flights))
 
 
-def estimate(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, int]) -> Estimate:
-    """Read off a stage's plan what it costs; for the arguments see :func:`autopar.planner.stages.keeping.keeping`."""
+def estimate(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, int], *, in_turn: bool) -> Estimate:
+    """Read off a stage's plan what it costs.
+
+    Args:
+      stage: the stage with its plan.
+      recomputable: what may run again.
+      units: the first of its units, and one past the last.
+      in_turn: what units compute again is there one unit at a time.
+    """
     step, info, plan, microbatches = stage.step, stage.info, stage.plan, stage.microbatches
     keeps = keeping(stage, recomputable, units)
     remat = (NONE,) * keeps.units
@@ -200,11 +237,13 @@ def estimate(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, 
         *_sent_bytes(step, info),
         waiting,
         residual,
+        0,
         held.pending_bytes,
         remat,
         0.0,
         (),
         keeps.menus(),
+        in_turn,
         keeps,
     )
 
@@ -223,6 +262,7 @@ def _waiting_bytes(step: Step, info: StageSection, plan: PlanFacts, microbatches
 def together(units: Sequence[Estimate]) -> Estimate:
     """A stage of several units, as far as they tell: times and state add up, passing memory is the largest."""
     static, residual = sum(e.static_bytes for e in units), sum(e.residual_bytes for e in units)
+    freed = [e.residual_bytes - e.kept_bytes for e in units]
     return Estimate(
         units[0].plan,
         sum(e.forward_s for e in units),
@@ -236,11 +276,13 @@ def together(units: Sequence[Estimate]) -> Estimate:
         units[0].returns_bytes,
         sum(e.waiting_bytes for e in units),
         sum(e.kept_bytes for e in units),
+        sum(freed) - max(freed) if units[0].in_turn else 0,
         sum(e.pending_bytes for e in units),
         tuple(itertools.chain.from_iterable(e.remat for e in units)),
         sum(e.again_s for e in units),
         (),
         tuple(itertools.chain.from_iterable(e.menus for e in units)),
+        units[0].in_turn,
         None,
     )
 

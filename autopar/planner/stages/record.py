@@ -85,12 +85,13 @@ def write_stages(
                 e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
                 e.weight_s, e.once_s, most[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
                 e.remat if any(word != NONE for word in e.remat) else (), e.waiting_bytes, e.again, flight.pending,
-                e.pending_bytes, e.peak_bytes - e.waiting_bytes - e.plan.peak_bytes,
+                e.pending_bytes, e.peak_bytes - e.waiting_bytes - e.plan.peak_bytes, e.spared_bytes,
             )
         )  # fmt: skip
     step = problem.step
     fullest = max(range(len(stages)), key=lambda s: best.estimates[s].peak_with(held[s]))
     memory = dict(best.estimates[fullest].plan.memory)
+    memory["activation"] = memory.get("activation", 0) - stages[fullest].spared_bytes
     memory["micro-batches in flight"] = max(map(best.estimates[fullest].besides, held[fullest]))
     handed = stages[fullest].handed_bytes
     memory |= {"for weight programs": handed} if handed else {}

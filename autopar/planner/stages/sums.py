@@ -20,17 +20,21 @@ class Sums:
 
     Attributes:
       missing: how many of the first units have no plan.
-      microbatch_s, once_s, peak_bytes, kept_bytes: of the first units together, the peak but for what is passing.
+      microbatch_s, once_s, held_bytes, kept_bytes, dropped_bytes: of the first units together; the last is what
+        they are made to compute again.
       passing_bytes: of units ``i .. j - 1``, the largest: row ``i``, column ``j``.
+      again_bytes: what one of these units may have to make again, the largest: likewise.
       rungs: what they may compute again.
     """
 
     missing: list[float]
     microbatch_s: list[float]
     once_s: list[float]
-    peak_bytes: list[float]
+    held_bytes: list[float]
     kept_bytes: list[float]
+    dropped_bytes: list[float]
     passing_bytes: list[list[float]]
+    again_bytes: list[list[float]]
     rungs: Rungs
 
     @classmethod
@@ -40,34 +44,43 @@ class Sums:
         def running(number: Callable[[Estimate], float]) -> list[float]:
             return list(itertools.accumulate((0.0 if e is None else number(e) for e in units), initial=0.0))
 
-        passing = [0.0 if e is None else float(e.passing_bytes) for e in units]
+        def largest(number: Callable[[Estimate], float]) -> list[list[float]]:
+            each = [0.0 if e is None else float(number(e)) for e in units]
+            return [[0.0] * (i + 1) + list(itertools.accumulate(each[i:], max)) for i in range(len(each))]
+
         return cls(
             list(itertools.accumulate((float(e is None) for e in units), initial=0.0)),
             running(lambda e: e.microbatch_s),
             running(lambda e: e.once_s),
             running(lambda e: e.held_bytes),
             running(lambda e: e.kept_bytes),
-            [[0.0] * (i + 1) + list(itertools.accumulate(passing[i:], max)) for i in range(len(units))],
+            running(lambda e: e.residual_bytes - e.kept_bytes),
+            largest(lambda e: e.passing_bytes),
+            largest(lambda e: e.residual_bytes - e.leanest_bytes),
             Rungs.of([() if e is None else e.menus[0] for e in units]),
         )
 
-    def again_s(self, first: int, stop: int, in_flight: int, memory_bytes: float) -> float:
+    def again_s(self, first: int, stop: int, in_flight: int, memory_bytes: float, *, spares: bool) -> float:
         """Seconds of recomputation per micro-batch with which a stage fits; infinite if it does not.
 
         Args:
           first, stop: its units, ``stop`` excluded.
           in_flight: micro-batches that it holds at a time.
           memory_bytes: of one device.
+          spares: of what the micro-batch that is computed does not keep, that of one unit is there at a time.
         """
         if self.missing[stop] > self.missing[first]:
             return math.inf
-        room = memory_bytes - self.peak_bytes[stop] + self.peak_bytes[first] - self.passing_bytes[first][stop]
-        kept = self.kept_bytes[stop] - self.kept_bytes[first]
-        if room >= (in_flight - 1) * kept:
+        kept, again = self.kept_bytes[stop] - self.kept_bytes[first], self.again_bytes[first][stop]
+        held = self.held_bytes[stop] - self.held_bytes[first] + self.passing_bytes[first][stop]
+        if spares:
+            held -= max(self.dropped_bytes[stop] - self.dropped_bytes[first] - again, 0.0)
+        over = held + (in_flight - 1) * kept - memory_bytes
+        if over <= 0:
             return 0.0
-        if room < 0 or in_flight == 1:
-            return math.inf
-        return self.rungs.least_s(first, stop, kept - room / (in_flight - 1))
+        if spares:
+            return self.rungs.least_s(first, stop, (over + again) / in_flight)
+        return self.rungs.least_s(first, stop, over / (in_flight - 1)) if in_flight > 1 else math.inf
 
     def cost(self, first: int, stop: int, again_s: float) -> StageCost:
         """What the partition search minimises, with so much recomputation per micro-batch."""

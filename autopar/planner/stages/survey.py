@@ -21,7 +21,7 @@ from autopar.planner.options import Options
 from autopar.planner.stages.cost import Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together
 from autopar.planner.stages.problem import StagedProblem
-from autopar.planner.stages.section import Section, likely_meshes
+from autopar.planner.stages.section import Section, in_turn, likely_meshes
 from autopar.planner.stages.sums import Sums
 from autopar.schedule import Flight
 
@@ -68,6 +68,9 @@ class Survey:
         self.shapes = shapes
         budgets = (options.memory_bytes or cluster.island(shape).device.memory_bytes for shape in shapes)
         self.memory_bytes = tuple(budget / options.stages_per_worker for budget in budgets)
+        # Where what was computed again waits for weight programs, it is there all together.
+        waits = options.schedule == "zb-h1"
+        self._spares = tuple(not waits and in_turn(cluster.island(shape).device) for shape in shapes)
         self.asked = self.solved = 0
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self._alone: dict[int, tuple[Step, StageSection]] = {}
@@ -192,7 +195,7 @@ class Survey:
         best, found = math.inf, None
         for thrift in range(len(_THRIFT)):
             table = self.table(shape, thrift)
-            again_s = table.again_s(first, stop, in_flight, self.memory_bytes[shape])
+            again_s = table.again_s(first, stop, in_flight, self.memory_bytes[shape], spares=self._spares[shape])
             seconds = table.microbatch_s[stop] - table.microbatch_s[first] + again_s
             if seconds < best:
                 best, found = seconds, Way(thrift, again_s)

@@ -1,0 +1,197 @@
+"""Large presets planned on the cluster of their paper, on a laptop: time, memory, parameters, and what was chosen.
+
+    python benchmarks/large_presets.py                     # all of them, about an hour on two cores
+    python benchmarks/large_presets.py gpt:39b moe:70b     # some
+
+Each is planned in a process of its own: nothing but shapes is made of its parameters. A row passes if planning (tracing
+included) takes at most two minutes and the process 4 GiB, and the parameters are within 2% of the paper's. Clusters are
+those on which the papers trained, by their devices and links; batches those of the presets. `stages` and `balance`
+(slowest stage over the mean, forward and backward of one micro-batch) are of pipelines. All times are predictions.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from _common import RESULTS, read_result, stamp, write_result
+
+from autopar import Cluster, Options, plan
+from autopar.models import get
+from autopar.report.words import sentence
+
+SECONDS, BYTES, COUNT = 120.0, 4 * 2**30, 0.02
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A preset on a cluster.
+
+    Attributes:
+        model: of the zoo.
+        cluster: that of the paper.
+        billions: published number of parameters.
+        options: fields of `autopar.Options`.
+        sizes: of the model, where the cluster needs others than the preset's.
+        balance: the most that the slowest stage may take over the mean; None is not asked.
+    """
+
+    model: str
+    cluster: str
+    billions: float
+    options: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, Any] = field(default_factory=dict)
+    balance: float | None = None
+
+
+def _stages(microbatches: int, most: int = 8, **more: Any) -> dict[str, Any]:
+    return {"microbatches": microbatches, "max_stages": most} | more
+
+
+WHOLE: dict[str, Any] = {"time_limit_s": 60.0}
+
+CASES = (
+    # Alpa (2022): 1 to 64 V100s with 16 GB; stages and micro-batches chosen by the search.
+    Case("gpt:350m", "v100-16gb:1", 0.35, {"microbatches": 64}),
+    Case("gpt:1.3b", "v100-16gb:4", 1.3, _stages(64, 4)),
+    Case("gpt:2.6b", "v100-16gb:8", 2.6, _stages(64)),
+    Case("gpt:6.7b", "v100-16gb:2x8", 6.7, _stages(64)),
+    Case("gpt:15b", "v100-16gb:4x8", 15, _stages(64)),
+    Case("gpt:39b", "v100-16gb:8x8", 39, _stages(1024, 16)),
+    Case("moe:380m", "v100-16gb:1", 0.38, {"microbatches": 64}),
+    Case("moe:1.3b", "v100-16gb:4", 1.345, _stages(64, 4)),
+    Case("moe:2.4b", "v100-16gb:8", 2.4, _stages(64)),
+    Case("moe:10b", "v100-16gb:2x8", 10, _stages(64)),
+    Case("moe:27b", "v100-16gb:4x8", 27, _stages(64)),
+    Case("moe:70b", "v100-16gb:8x8", 70, _stages(64)),
+    Case("wide-resnet:1b", "v100-16gb:4", 1.0, _stages(24, 4, per_microbatch=True)),
+    Case("wide-resnet:4b", "v100-16gb:2x8", 4.0, _stages(24, per_microbatch=True)),
+    Case("llama:8b", "h100:16x8", 8.03, WHOLE),
+)
+
+
+def main() -> int:
+    """Plan what the command line names; 1 if something fails."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="of the table, such as gpt:39b")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that passed")
+    parser.add_argument("--out", type=Path, default=RESULTS / "large_presets.json")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(_planned(Case(**json.loads(args.one)))))
+        return 0
+    known = {case.model for case in CASES}
+    if unknown := [name for name in args.models if name not in known]:
+        parser.error(f"unknown {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+    before = (read_result(args.out) or {}).get("rows", [])
+    rows = {_key(row): row for row in before if args.models or (args.resume and _passes(row))}
+    print(_HEADER)
+    asked = [case for case in CASES if not args.models or case.model in args.models]
+    for case in asked:
+        key = _key(dataclasses.asdict(case))
+        if not (args.resume and key in rows and _passes(rows[key])):
+            rows[key] = _row(case)
+            write_result(args.out, {"stamp": stamp(), "rows": list(rows.values())})
+        print(_line(rows[key]), flush=True)
+    found = [rows[_key(dataclasses.asdict(case))] for case in asked]
+    failed = [row for row in found if not _passes(row)]
+    print(f"\n{len(found) - len(failed)} of {len(found)} pass ({SECONDS:.0f} s, {BYTES / 2**30:.0f} GiB, {COUNT:.0%})")
+    for row in failed:
+        print(_line(row))
+    return 1 if failed else 0
+
+
+def _row(case: Case) -> Row:
+    """Plan in a process of its own, whose largest memory the system then tells."""
+    row = dataclasses.asdict(case)
+    command = [sys.executable, __file__, "--one", json.dumps(row)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        out = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        return row | {"error": f"exit status {process.returncode}"}
+    return row | {"rss_bytes": used.ru_maxrss * 1024} | json.loads(out.splitlines()[-1])
+
+
+def _planned(case: Case) -> Row:
+    recipe = get(case.model, **case.sizes)
+    begin = time.perf_counter()
+    found = plan(recipe.step, *recipe.abstract(), cluster=case.cluster, options=Options(**case.options),
+                 donate_argnums=0, progress=lambda text: print(f"  {text}", file=sys.stderr))  # fmt: skip
+    spent = time.perf_counter() - begin
+    work = [stage.forward_s + stage.backward_s for stage in found.stages] or [1.0]
+    collectives = found.collectives or tuple(c for stage in found.stages for c in stage.collectives)
+    exchanged = sum(c.bytes * c.count for c in collectives if c.kind == "all-to-all")
+    return {
+        "plan_s": round(spent, 1),
+        "parameters": recipe.parameter_count(),
+        "activated": recipe.active_parameter_count(),
+        "words": sentence(found),
+        "stages": len(found.stages),
+        "balance_found": max(work) / (sum(work) / len(work)),
+        "step_s": found.step_s,
+        "mfu": recipe.flops() / found.step_s / _peak(found.cluster, recipe.config.dtype),
+        "peak_bytes": found.peak_bytes,
+        "all_to_all_bytes": exchanged,
+        "status": sorted({s.plan.certificate.status for s in found.stages} or {found.certificate.status}),
+        "gap": max([s.plan.certificate.gap for s in found.stages] or [found.certificate.gap]),
+    }
+
+
+def _peak(cluster: Any, dtype: str) -> float:
+    return sum(island.devices * island.device.peak(dtype) for island in Cluster.from_dict(cluster).islands)
+
+
+_HEADER = (
+    f"{'model':<26}{'cluster':<18}{'plan s':>7}{'GiB':>6}{'parameters':>12}{'paper':>9}{'activated':>11}"
+    f"{'step s':>9}{'MFU':>6}{'stages':>8}{'balance':>9}"
+)
+
+
+def _line(row: Row) -> str:
+    head = f"{row['model']:<26}{row['cluster']:<18}"
+    if row.get("error"):
+        return head + row["error"]
+    balance = f"{row['balance_found']:.2f}" if row["stages"] > 1 else "-"
+    return (
+        f"{head}{row['plan_s']:>7.1f}{row['rss_bytes'] / 2**30:>6.1f}{row['parameters'] / 1e9:>11.2f}B"
+        f"{row['billions']:>8.4g}B{row['activated'] / 1e9:>10.2f}B{row['step_s']:>9.3g}{row['mfu']:>6.0%}"
+        f"{row['stages'] or 1:>8}{balance:>9}{''.join('  ' + text for text in _faults(row))}\n    {row['words']}"
+    )
+
+
+def _faults(row: Row) -> list[str]:
+    if row.get("error"):
+        return [row["error"]]
+    off = abs(row["parameters"] / 1e9 / row["billions"] - 1)
+    checks = {
+        "SLOW": row["plan_s"] <= SECONDS,
+        "LARGE": row["rss_bytes"] <= BYTES,
+        f"PARAMETERS off by {off:.1%}": off <= COUNT,
+        "UNBALANCED": row["balance"] is None or (row["stages"] > 1 and row["balance_found"] <= row["balance"]),
+    }
+    return [fault for fault, holds in checks.items() if not holds]
+
+
+def _passes(row: Row) -> bool:
+    return not _faults(row)
+
+
+def _key(row: Row) -> str:
+    return json.dumps([row["model"], row["cluster"], row["options"], row["sizes"]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
