@@ -37,6 +37,7 @@ MICROBATCHES = 4
 VARIANTS: dict[str, dict[str, Any]] = {
     "moe/expert-choice": {"router": "expert-choice"},
     "moe/sigmoid": {"router": "sigmoid", "shared_experts": 1},
+    "gshard/task": {"router": "task"},
     "conformer/batchnorm": {"norm": "batch"},
     "conformer/aed": {"head": "aed"},
     "conformer/causal": {"causal": True, "left_context": 4},

@@ -18,6 +18,7 @@ LARGE = {
     "bert": "large",
     "moe": "70b",
     "glam": "1.2t",
+    "gshard": "600b",
     "seq2seq": "big",
     "llama": "8b",
     "convnet": "resnet18",

@@ -15,18 +15,16 @@ from autopar.models.families import efficientnet
 # what is modelled is the encoder: M and L without an LSTM of 640, 3.3 million; S has 8.8. Alpa's 1.3b mixture of
 # experts is 1345 by Alpa's own formula. GSPMD names its sizes by powers of two, which are 7% below what they hold;
 # 137.7 and 174.4 billion are from its authors' public code. GPipe publishes one digit of its largest translation
-# models: 3 and 6 billion. GLaM's 1.2 trillion are 1162 billion.
-# Published sizes in millions. S and L of the Conformer are published with an LSTM decoder (10.3 and 118.8); what is
-# modelled is the encoder, 8.8 and 115.6. Alpa's 1.3b mixture of experts is 1345 by Alpa's own formula. GSPMD names its
-# sizes by powers of two, which are 7% below what they hold; 137.7 and 174.4 billion are from its authors' public code.
-# GPipe publishes one digit of its largest translation models: 3 and 6 billion. No total is published of vmoe's tiny and
-# of parallel-track: theirs are what the modules' formulas give.
+# models: 3 and 6 billion. GLaM's 1.2 trillion are 1162 billion; GShard's 600 billion are 619, of which its other sizes
+# are named as fractions. No total is published of vmoe's tiny and of parallel-track: theirs are what the modules'
+# formulas give.
 MILLIONS = {
     "mlp": {"1b": 1000},
     "gpt": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},
     "gpt-scan": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},
     "bert": {"base": 110, "large": 340},
     "moe": {"380m": 380, "1.3b": 1345, "2.4b": 2400, "10b": 10000, "27b": 27000, "70b": 70000},
+    "gshard": {"37b": 39_500, "50b": 52_000, "600b": 619_000},
     "glam": {"1.9b": 1900, "27b": 27_000, "1.2t": 1_162_000},
     "seq2seq": {"base": 65, "big": 213},
     "llama": {"8b": 8030},
@@ -93,6 +91,10 @@ def formula(name, c):
             dense, ffn = 4 * c.hidden**2, 2 * c.ffn_factor * c.hidden**2
             layers = c.layers // 2 * (2 * dense + (1 + c.experts) * ffn + c.experts * c.hidden)
             return layers + (c.vocab + c.sequence) * c.hidden
+        case "gshard":
+            attention, expert = 4 * c.hidden * c.heads * c.head, 2 * c.hidden * c.ffn
+            pair = 3 * attention + expert + c.experts * (expert + c.hidden)
+            return c.layers // 2 * pair + (c.source_vocab + c.target_vocab) * c.hidden
         case "glam":
             attention, expert = 4 * c.hidden * c.heads * c.head, 2 * c.hidden * c.ffn
             pair = 2 * attention + 3 * c.hidden * c.ffn + c.experts * (expert + c.hidden)
@@ -204,6 +206,10 @@ def test_every_preset_has_a_count():
         (lambda: get("seq2seq", heads=7), "multiple of heads"),
         (lambda: get("seq2seq", hidden=63, head=8), "must be even"),
         (lambda: get("seq2seq", smoothing=1.0), "smoothing must be in"),
+        (lambda: get("gshard", router="switch"), "there are: top2, task"),
+        (lambda: get("gshard", layers=3), "must be even"),
+        (lambda: get("gshard", target_vocab=256), "no fewer source than target ids"),
+        (lambda: get("gshard", router="task", group=8), "multiple of the sequence"),
         (lambda: get("llama", kv_heads=3), "multiple of kv_heads"),
         (lambda: get("llama", hidden=72), "rotary"),
         (lambda: get("efficientnet", stages=8), "at most 7"),

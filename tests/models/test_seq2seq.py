@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from autopar.models import get
-from autopar.models.families.seq2seq import BEGIN, END, FIRST_WORD, PADDING
+from autopar.models.data.sentences import BEGIN, END, FIRST_WORD, PADDING
 from autopar.models.layers.plain import smoothed_cross_entropy
 
 SMALL = {"dtype": "float64", "hidden": 32, "layers": 1, "decoder_layers": 1, "vocab": 32, "dropout": 0.0}

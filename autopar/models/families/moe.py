@@ -42,7 +42,10 @@ class MoEConfig(Config):
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
         self.spec.check_groups(self.batch_size, self.sequence)
         if self.spec.by_example:
-            raise ValueError(f"router={self.router!r} goes by the task of an example, and text has none; see 'gshard'")
+            raise ValueError(
+                f"router={self.router!r} sends whole examples to experts, by their task or class, and text has none; "
+                "see 'gshard' and 'vmoe'"
+            )
 
     @property
     def spec(self) -> Experts:

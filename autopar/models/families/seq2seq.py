@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from autopar.models.data.sentences import FIRST_WORD, PADDING, sentences
 from autopar.models.layers import plain as L
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe, unknown
 
-PADDING, BEGIN, END, FIRST_WORD = 0, 1, 2, 3
 FROZEN = ("", "encoder")
 
 
@@ -167,31 +167,6 @@ def _keys(key: jax.Array | None, n: int) -> Iterator[jax.Array | None]:
     return iter([None] * n if key is None else jax.random.split(key, n))
 
 
-def sentences(seed: int, c: Seq2SeqConfig) -> dict[str, np.ndarray]:
-    """Sentences of random words and lengths; a translation is the words renamed, in reverse order.
-
-    Args:
-        seed: the same seed gives the same batch; the renaming is one for all.
-        c: the sizes.
-
-    Returns:
-        {"source": [b, s] int32, "tokens": [b, t] int32, "targets": the same, one position on}.
-    """
-    rng = np.random.default_rng(seed)
-    renamed = FIRST_WORD + np.random.default_rng(0).permutation(c.vocab - FIRST_WORD)
-    lengths = rng.integers(1, min(c.source, c.target - 1) + 1, c.batch_size)
-    source = np.full((c.batch_size, c.source), PADDING, np.int32)
-    stream = np.full((c.batch_size, c.target + 1), PADDING, np.int32)
-    stream[:, 0] = BEGIN
-    for i, n in enumerate(lengths):
-        words = rng.integers(FIRST_WORD, c.vocab, n)
-        source[i, :n] = words
-        stream[i, 1 : n + 1] = renamed[words[::-1] - FIRST_WORD]
-        stream[i, n + 1] = END
-    tokens = np.where(stream[:, :-1] == END, PADDING, stream[:, :-1])
-    return {"source": source, "tokens": tokens, "targets": np.ascontiguousarray(stream[:, 1:])}
-
-
 def make(family: Family, preset: str, c: Seq2SeqConfig) -> Recipe:
     """Builds the recipe."""
     shape = (c.vocab, c.hidden)
@@ -233,7 +208,7 @@ def make(family: Family, preset: str, c: Seq2SeqConfig) -> Recipe:
         c,
         init=init,
         loss=loss,
-        batch=lambda seed: sentences(seed, c),
+        batch=lambda seed: sentences(seed, c.batch_size, c.source, c.target, c.vocab),
         batch_spec={name: jax.ShapeDtypeStruct((c.batch_size, n), np.int32) for name, n in ids.items()},
         dropout=c.dropout > 0,
         frozen=(c.frozen,) if c.frozen else (),
