@@ -21,6 +21,8 @@ LARGE = {
     "gshard": "600b",
     "seq2seq": "big",
     "llama": "8b",
+    "palm": "8b",
+    "palm-scan": "540b",
     "convnet": "resnet18",
     "amoebanet": "18-544",
     "efficientnet": "b0",

@@ -27,7 +27,9 @@ MILLIONS = {
     "gshard": {"37b": 39_500, "50b": 52_000, "600b": 619_000},
     "glam": {"1.9b": 1900, "27b": 27_000, "1.2t": 1_162_000},
     "seq2seq": {"base": 65, "big": 213},
-    "llama": {"8b": 8030},
+    "llama": {"8b": 8030, "70b": 70_600, "405b": 405_900},
+    "palm": {"8b": 8630, "62b": 62_500, "540b": 540_350},
+    "palm-scan": {"8b": 8630, "62b": 62_500, "540b": 540_350},
     "convnet": {"resnet18": 11.69},
     "wide-resnet": {"250m": 250, "500m": 500, "1b": 1000, "2b": 2000, "4b": 4000, "6.8b": 6800, "13b": 13_000},
     "gspmd-dense": {
@@ -107,6 +109,9 @@ def formula(name, c):
         case "llama":
             attention = 2 * c.hidden**2 + 2 * c.hidden**2 * c.kv_heads // c.heads
             return c.layers * (attention + 3 * c.hidden * c.ffn) + 2 * c.vocab * c.hidden
+        case "palm" | "palm-scan":
+            attention = 2 * c.hidden * (c.heads + 1) * c.head
+            return c.layers * (attention + 3 * c.ffn_factor * c.hidden**2) + c.vocab * c.hidden
         case "wide-resnet" | "convnet":
             total, inputs = 3 * c.filters * (49 if c.large_stem else 9), c.filters
             for i, blocks in enumerate(c.blocks):
@@ -231,6 +236,7 @@ def test_every_preset_has_a_count():
         (lambda: get("parallel-track", kv_heads=3), "multiple of kv_heads"),
         (lambda: get("parallel-track", head=7), r"head \(7\) must be even"),
         (lambda: get("parallel-track", group=48), "routing group"),
+        (lambda: get("palm", head=7), "must be even"),
         (lambda: get("conformer", norm="group"), "unknown norm: 'group'"),
         (lambda: get("conformer", features=18), "of 4, by which"),
         (lambda: get("conformer", head="rnnt"), "unknown head: 'rnnt'"),

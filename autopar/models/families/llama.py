@@ -39,21 +39,27 @@ class LlamaConfig(Config):
             )
 
 
-PRESETS = {
-    "toy": LlamaConfig(),
-    "8b": LlamaConfig(
-        hidden=4096,
-        layers=32,
-        heads=32,
+def _large(hidden: int, layers: int, heads: int, ffn: int, batch_size: int, learning_rate: float) -> LlamaConfig:
+    return LlamaConfig(
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
         kv_heads=8,
-        ffn=14336,
+        ffn=ffn,
         sequence=8192,
         vocab=128_256,
         rope_theta=500_000.0,
-        batch_size=128,
+        batch_size=batch_size,
         dtype="bfloat16",
-        learning_rate=3e-4,
-    ),
+        learning_rate=learning_rate,
+    )
+
+
+PRESETS = {
+    "toy": LlamaConfig(),
+    "8b": _large(4096, 32, 32, 14_336, 128, 3e-4),
+    "70b": _large(8192, 80, 64, 28_672, 1024, 1.5e-4),
+    "405b": _large(16_384, 126, 128, 53_248, 2048, 8e-5),
 }
 
 kernel_init = nnx.initializers.normal(0.02)
