@@ -41,6 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "conformer/batchnorm": {"norm": "batch"},
     "conformer/aed": {"head": "aed"},
     "conformer/causal": {"causal": True, "left_context": 4},
+    "legonn/frozen": {"frozen": "decoder"},
+    "legonn/beam": {"ingestor": "beam"},
 }
 """What a family's options change in kind, not only in size: "family/what" -> sizes."""
 

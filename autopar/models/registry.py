@@ -13,6 +13,7 @@ from autopar.models.families import (
     gpt,
     gshard,
     gspmd_dense,
+    legonn,
     llama,
     mlp,
     moe,
@@ -22,6 +23,7 @@ from autopar.models.families import (
     seq2seq,
     transformer_l,
     vmoe,
+    w2v_bert,
 )
 from autopar.models.recipe import Family, Recipe, unknown
 
@@ -38,6 +40,8 @@ _FAMILIES = (
     resnet.CONVNET,
     resnet.WIDE,
     conformer.FAMILY,
+    w2v_bert.FAMILY,
+    legonn.FAMILY,
     amoebanet.FAMILY,
     efficientnet.FAMILY,
     gspmd_dense.FAMILY,

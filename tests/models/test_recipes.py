@@ -28,6 +28,8 @@ LARGE = {
     "efficientnet": "b0",
     "wide-resnet": "4b",
     "conformer": "l",
+    "w2v-bert": "xl",
+    "legonn": "asr",
     "gspmd-dense": "1t",
     "transformer-l": "48",
     "transformer-l-translation": "12-16384-32",
@@ -39,7 +41,7 @@ LARGE = {
 
 TOYS = [f"{name}:{preset}" for name, family in MODELS.items() for preset in family.presets if preset.startswith("toy")]
 
-CONVOLUTIONAL = ("convnet", "wide-resnet", "conformer")
+CONVOLUTIONAL = ("convnet", "wide-resnet", "conformer", "w2v-bert", "legonn")
 
 # The tests compile without optimising, and a float64 convolution then takes ten times as long to run.
 fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})

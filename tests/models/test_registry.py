@@ -16,8 +16,8 @@ from autopar.models.families import efficientnet
 # experts is 1345 by Alpa's own formula. GSPMD names its sizes by powers of two, which are 7% below what they hold;
 # 137.7 and 174.4 billion are from its authors' public code. GPipe publishes one digit of its largest translation
 # models: 3 and 6 billion. GLaM's 1.2 trillion are 1162 billion; GShard's 600 billion are 619, of which its other sizes
-# are named as fractions. No total is published of vmoe's tiny and of parallel-track: theirs are what the modules'
-# formulas give.
+# are named as fractions. No total is published of vmoe's tiny, of parallel-track and of LegoNN: theirs are what the
+# modules' formulas give.
 MILLIONS = {
     "mlp": {"1b": 1000},
     "gpt": {"350m": 350, "1.3b": 1300, "2.6b": 2600, "6.7b": 6700, "15b": 15000, "39b": 39000},
@@ -66,6 +66,8 @@ MILLIONS = {
         "72-512": 1840,
     },
     "conformer": {"s": 8.8, "m": 27.4, "l": 115.5, "xl": 600, "xxl": 1000, "g": 8000},
+    "w2v-bert": {"xl": 600, "xxl": 1000},
+    "legonn": {"asr": 143.7},
     "deepseek": {"v2-lite": 15_700, "v3": 671_000},
     "vmoe": {"tiny": 11.5, "l16": 3446.0, "15b": 14_705.1},
     "brainformer": {"1b64e": 30_000, "8b64e": 158_000},
@@ -170,6 +172,15 @@ def formula(name, c):
             routed = c.layers // 2
             layers = c.layers * attention + (c.layers - routed) * 3 * c.hidden * c.ffn + routed * experts
             return c.tracks * layers + c.vocab * c.hidden
+        case "w2v-bert":
+            layers = (c.layers + c.prediction_layers) * (23 * c.hidden**2 + c.kernel * c.hidden)
+            subsampling = 9 * c.channels**2 + c.features // 4 * c.channels * c.hidden
+            codes = c.groups * c.codes * c.hidden
+            return layers + subsampling + 2 * codes + c.codes * c.code_size + c.hidden * c.code_size
+        case "legonn":
+            encoder = c.layers * ((24 if c.relative else 23) * c.hidden**2 + c.kernel * c.hidden)
+            encoder += 9 * c.channels**2 + c.features // 4 * c.channels * c.hidden + 12 * c.length_layers * c.hidden**2
+            return encoder + 16 * c.decoder_layers * c.hidden**2 + 4 * c.classes * c.hidden
     raise AssertionError(f"no formula for {name}")
 
 
@@ -242,6 +253,13 @@ def test_every_preset_has_a_count():
         (lambda: get("conformer", head="rnnt"), "unknown head: 'rnnt'"),
         (lambda: get("conformer", hop=25), "hop must be even, got 25"),
         (lambda: get("conformer", features=160), "ask for fewer features, or for a longer hop"),
+        (lambda: get("legonn", ratio=0.5), "must be from 2/3 to 1"),
+        (lambda: get("legonn", ingestor="wemb"), "unknown ingestor: 'wemb'"),
+        (lambda: get("legonn", frozen="encoder"), "unknown part to freeze: 'encoder'; did you mean 'decoder'"),
+        (lambda: get("legonn", beam=17), "ask for no more than"),
+        (lambda: get("w2v-bert", norm="batch"), "no running statistics"),
+        (lambda: get("w2v-bert", code_size=33), r"must be a multiple of groups \(2\)"),
+        (lambda: get("w2v-bert", mask_span=16), r"mask_span less than frames \(16\)"),
         (lambda: get("conformer", frames=2), "give more samples"),
     ],
 )
