@@ -20,3 +20,11 @@ def test_getting_started(tmp_path, monkeypatch, capsys):
     step, shapes = names["train_step"].__wrapped__, names["shapes"]
     found = names["autopar"].plan(step, *shapes, cluster="cpu:8", options=hinted)
     assert next(a.layout for a in found.arguments if a.name.endswith("['params']['w1']")) == (-1, 1)
+
+
+def test_models():
+    (block,) = BLOCK.findall((DOCS / "models.md").read_text())
+    names = {}
+    exec(compile(block, "models.md", "exec"), names)
+    assert float(names["metrics"]["loss"]) > 0
+    assert names["shapes"][1]["tokens"].shape == (1024, 1024)
