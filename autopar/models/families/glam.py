@@ -27,7 +27,10 @@ from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class GLaMConfig(Config):
-    """Sizes: heads of `head` numbers, feed-forwards and experts of width `ffn`, `group` tokens routed together."""
+    """Sizes: heads of `head` numbers, feed-forwards and experts of width `ffn`, `group` tokens routed together.
+
+    `remat` keeps what goes into each layer and computes the rest again in the backward pass.
+    """
 
     hidden: int = 64
     layers: int = 2
@@ -40,6 +43,7 @@ class GLaMConfig(Config):
     group: int = 32
     capacity_factor: float = 1.0
     aux_weight: float = 0.01
+    remat: bool = False
 
     def __post_init__(self) -> None:
         self.spec.check_groups(self.batch_size, self.sequence)
@@ -69,6 +73,7 @@ def _large(hidden: int, layers: int, heads: int, head: int, vocab: int) -> GLaMC
         sequence=1024,
         vocab=vocab,
         group=1024,
+        remat=True,
         batch_size=1024,
         dtype="bfloat16",
         optimizer="adafactor",
@@ -130,9 +135,10 @@ def make(family: Family, preset: str, c: GLaMConfig) -> Recipe:
 
     def loss(params: Pytree, batch: Batch, key: jax.Array | None, stats: None) -> LossOut:
         x = params["embed"][batch["tokens"]].astype(c.compute_dtype)
+        run = jax.checkpoint(decoder_layer, static_argnums=2) if c.remat else decoder_layer
         routed = []
         for layer in params["layers"]:
-            x, aux = decoder_layer(layer, x, spec)
+            x, aux = run(layer, x, spec)
             if aux is not None:
                 routed.append(aux)
         x = L.rms_norm(params["norm"], x)
