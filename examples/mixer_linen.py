@@ -27,7 +27,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(x.shape[-1])(nn.gelu(nn.Dense(self.width)(x)))
+        # No bias at the end: across tokens it would shift all channels of one alike, which no layer norm sees.
+        return nn.Dense(x.shape[-1], use_bias=False)(nn.gelu(nn.Dense(self.width)(x)))
 
 
 class Mixer(nn.Module):
