@@ -75,7 +75,7 @@ STEPS: dict[str, Callable[[], TrainingStep]] = {
     "mlp": _model("mlp"),
     "gpt": _model("gpt", **_GPT),
     "bert": _model("bert", **_GPT),
-    "moe": _model("moe", **_GPT, group=16, experts=8),
+    "moe": _model("moe", **(_GPT | {"layers": 2}), group=16, experts=8),  # every other layer is routed
     "convnet": _model("convnet", blocks=(1,), image=8, filters=8, classes=8),
     "conformer": _model("conformer", **_SPEECH, layers=1, norm="batch"),
     "gpt-scan": _model("gpt-scan", **(_GPT | {"layers": 2})),
