@@ -127,8 +127,8 @@ def _line(row: Row) -> str:
     planned = "as planned" if row["runs_as_planned"] else "NOT AS PLANNED"
     return (
         f"{row['model']}: loss {row['first_loss']:.3f} -> {row['last_loss']:.3f} in {row['steps']} steps, "
-        f"{row['train_s']:.0f} s after {row['plan_s']:.0f} s of planning; {row['metric']} {row['found']:.3f} on what it "
-        f"was not trained on, stated {row['stated']:g}: {verdict}; {planned}"
+        f"{row['train_s']:.0f} s after {row['plan_s']:.0f} s of planning; {row['metric']} {row['found']:.3f} on what "
+        f"it was not trained on, stated {row['stated']:g}: {verdict}; {planned}"
     )
 
 
