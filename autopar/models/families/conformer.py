@@ -66,7 +66,6 @@ def _large(
 
 PRESETS = {
     "toy": ConformerConfig(),
-    "toy-batchnorm": ConformerConfig(norm="batch"),
     "s": _large(144, 16, 4, 32, 144, norm="batch", relative=True),
     "m": _large(256, 16, 4, 32, 256, norm="batch", relative=True),
     "l": _large(512, 17, 8, 32, 512, norm="batch", relative=True),
