@@ -113,9 +113,9 @@ def test_each_island_has_its_own_memory():
     peak = planned(**RUNS["searched"]).peak_bytes
     small, large = 0.45 * peak, 4.0 * peak
     with pytest.raises(autopar.InfeasibleError, match="GiB per device of cluster"):
-        planned(stages=None, max_stages=3, cluster=limited(small, small))
+        planned(stages=None, max_stages=3, remat="none", cluster=limited(small, small))
     for sizes in ((small, large), (large, small)):
-        plan = planned(stages=None, max_stages=3, cluster=limited(*sizes))
+        plan = planned(stages=None, max_stages=3, remat="none", cluster=limited(*sizes))
         held = {island: stage.peak_bytes for stage, island in zip(plan.stages, islands_of(plan), strict=True)}
         assert all(held[island] <= sizes[island] for island in held)
         assert held[sizes.index(large)] > small

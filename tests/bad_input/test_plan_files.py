@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import autopar
-from autopar.plan import to_json
+from autopar.plan import FORMAT, to_json
 from tests.bad_input.steps import ONE, STATE, X, Y, planned, refused, step
 from tests.report.plans import pipeline
 
@@ -54,7 +54,7 @@ def test_not_a_plan(written, content):
 
 def test_a_newer_version(saved, written):
     data = json.loads(saved.read_text())
-    with refused(autopar.PlanError, "newer autopar", "format 99", "up to 4", "Upgrade autopar"):
+    with refused(autopar.PlanError, "newer autopar", "format 99", f"up to {FORMAT}", "Upgrade autopar"):
         written(json.dumps({**data, "format": 99, "from the future": True}))
     with refused(autopar.PlanError, "damaged", "format is '1'"):
         written(json.dumps({**data, "format": "1"}))
