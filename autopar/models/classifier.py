@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from autopar.models.data.images import image_batch, image_spec
+from autopar.models.data.images import image_batches
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
 
 
@@ -54,9 +54,7 @@ def make_classifier(family: Family, preset: str, c: ImageConfig, model: nn.Modul
         init=init,
         loss=loss,
         evaluate=evaluate,
-        batch=lambda seed: image_batch(seed, c.batch_size, c.image, c.classes, c.param_dtype),
-        batch_spec=image_spec(c.batch_size, c.image, c.param_dtype),
-        unit="images",
+        **image_batches(c.batch_size, c.image, c.classes, c.param_dtype),
     )
 
 

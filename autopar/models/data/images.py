@@ -1,5 +1,8 @@
 """Synthetic images with labels: noise around one random pattern per class."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -31,4 +34,13 @@ def image_spec(batch_size: int, size: int, dtype: np.dtype) -> dict[str, jax.Sha
     return {
         "image": jax.ShapeDtypeStruct((batch_size, size, size, 3), dtype),
         "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    }
+
+
+def image_batches(batch_size: int, size: int, classes: int, dtype: np.dtype) -> dict[str, Any]:
+    """What `make_recipe` is told of such batches."""
+    return {
+        "batch": partial(image_batch, batch_size=batch_size, size=size, classes=classes, dtype=dtype),
+        "batch_spec": image_spec(batch_size, size, dtype),
+        "unit": "images",
     }

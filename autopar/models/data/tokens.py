@@ -1,5 +1,8 @@
 """Synthetic language-model batches: tokens and the token that follows each."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -24,3 +27,13 @@ def token_spec(batch_size: int, sequence: int) -> dict[str, jax.ShapeDtypeStruct
     """Shapes of `token_batch`."""
     spec = jax.ShapeDtypeStruct((batch_size, sequence), np.int32)
     return {"tokens": spec, "targets": spec}
+
+
+def token_batches(batch_size: int, sequence: int, vocab: int) -> dict[str, Any]:
+    """What `make_recipe` is told of such batches."""
+    return {
+        "batch": partial(token_batch, batch_size=batch_size, sequence=sequence, vocab=vocab),
+        "batch_spec": token_spec(batch_size, sequence),
+        "unit": "tokens",
+        "units_per_example": sequence,
+    }

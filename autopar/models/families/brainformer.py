@@ -24,7 +24,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from autopar.models.data.tokens import token_batch, token_spec
+from autopar.models.data.tokens import token_batches
 from autopar.models.layers import plain as L
 from autopar.models.layers.experts import Experts, moe_init, moe_layer
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe, unknown
@@ -159,11 +159,8 @@ def make(family: Family, preset: str, c: BrainformerConfig) -> Recipe:
         c,
         init=init,
         loss=loss,
-        batch=lambda seed: token_batch(seed, c.batch_size, c.sequence, c.vocab),
-        batch_spec=token_spec(c.batch_size, c.sequence),
-        unit="tokens",
-        units_per_example=c.sequence,
         unused=lambda params: Counter(kinds)["moe"] * c.spec.idle_parameters(c.hidden),
+        **token_batches(c.batch_size, c.sequence, c.vocab),
     )
 
 

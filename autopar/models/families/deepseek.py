@@ -22,7 +22,7 @@ from functools import partial
 
 import jax
 
-from autopar.models.data.tokens import token_batch, token_spec
+from autopar.models.data.tokens import token_batches
 from autopar.models.layers import plain as L
 from autopar.models.layers.experts import Experts, MoEAux, first_biases, moe_init, moe_layer, next_biases
 from autopar.models.layers.latent_attention import LatentSizes, latent_attention, latent_attention_init
@@ -211,11 +211,8 @@ def make(family: Family, preset: str, c: DeepSeekConfig) -> Recipe:
         c,
         init=init,
         loss=loss,
-        batch=lambda seed: token_batch(seed, c.batch_size, c.sequence, c.vocab),
-        batch_spec=token_spec(c.batch_size, c.sequence),
-        unit="tokens",
-        units_per_example=c.sequence,
         unused=lambda params: (c.layers - c.dense_layers) * spec.idle_parameters(c.hidden),
+        **token_batches(c.batch_size, c.sequence, c.vocab),
     )
 
 

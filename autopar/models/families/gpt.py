@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from autopar.models.data.tokens import token_batch, token_spec
+from autopar.models.data.tokens import token_batches
 from autopar.models.layers import plain as L
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
 
@@ -164,11 +164,8 @@ def make(
         c,
         init=init,
         loss=loss,
-        batch=lambda seed: token_batch(seed, c.batch_size, c.sequence, c.vocab),
-        batch_spec=token_spec(c.batch_size, c.sequence),
-        unit="tokens",
-        units_per_example=c.sequence,
         dropout=c.dropout > 0,
+        **token_batches(c.batch_size, c.sequence, c.vocab),
     )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from autopar.models.data.tokens import token_batch, token_spec
+from autopar.models.data.tokens import token_batches
 from autopar.models.layers.rotary import rotary
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
 
@@ -154,10 +154,7 @@ def make(family: Family, preset: str, c: LlamaConfig) -> Recipe:
         c,
         init=init,
         loss=loss,
-        batch=lambda seed: token_batch(seed, c.batch_size, c.sequence, c.vocab),
-        batch_spec=token_spec(c.batch_size, c.sequence),
-        unit="tokens",
-        units_per_example=c.sequence,
+        **token_batches(c.batch_size, c.sequence, c.vocab),
     )
 
 

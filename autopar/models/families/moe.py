@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from autopar.models.data.tokens import token_batch, token_spec
+from autopar.models.data.tokens import token_batches
 from autopar.models.layers import plain as L
 from autopar.models.layers.experts import Experts, MoEAux, first_biases, moe_init, moe_layer, next_biases, router_loss
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
@@ -147,11 +147,8 @@ def make(family: Family, preset: str, c: MoEConfig) -> Recipe:
         c,
         init=init,
         loss=loss,
-        batch=lambda seed: token_batch(seed, c.batch_size, c.sequence, c.vocab),
-        batch_spec=token_spec(c.batch_size, c.sequence),
-        unit="tokens",
-        units_per_example=c.sequence,
         unused=lambda params: c.routed_layers * spec.idle_parameters(c.hidden),
+        **token_batches(c.batch_size, c.sequence, c.vocab),
     )
 
 

@@ -24,7 +24,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from autopar.models.data.tokens import token_batch, token_spec
+from autopar.models.data.tokens import token_batches
 from autopar.models.layers import plain as L
 from autopar.models.layers.experts import Experts, MoEAux, moe_init, moe_layer, router_loss
 from autopar.models.layers.rotary import rotary
@@ -226,11 +226,8 @@ def make(family: Family, preset: str, c: ParallelTrackConfig) -> Recipe:
         c,
         init=init,
         loss=loss,
-        batch=lambda seed: token_batch(seed, c.batch_size, c.sequence, c.vocab),
-        batch_spec=token_spec(c.batch_size, c.sequence),
-        unit="tokens",
-        units_per_example=c.sequence,
         unused=lambda params: c.tracks * (c.layers // 2) * c.spec.idle_parameters(c.hidden),
+        **token_batches(c.batch_size, c.sequence, c.vocab),
     )
 
 

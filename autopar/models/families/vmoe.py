@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from autopar.models.data.images import image_batch, image_spec
+from autopar.models.data.images import image_batches
 from autopar.models.layers import plain as L
 from autopar.models.layers.experts import Experts, MoEAux, moe_init, moe_layer, router_loss
 from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe, make_recipe
@@ -243,10 +243,8 @@ def make(family: Family, preset: str, c: VMoEConfig) -> Recipe:
         c,
         init=lambda key: (init_params(key, c), None),
         loss=loss,
-        batch=lambda seed: image_batch(seed, c.batch_size, c.image, c.classes, c.param_dtype),
-        batch_spec=image_spec(c.batch_size, c.image, c.param_dtype),
-        unit="images",
         unused=lambda params: c.routed_layers * c.spec.idle_parameters(c.hidden),
+        **image_batches(c.batch_size, c.image, c.classes, c.param_dtype),
     )
 
 
