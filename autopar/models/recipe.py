@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,6 @@ InitFn = Callable[[jax.Array], tuple[Pytree, Pytree]]
 
 OPTIMIZERS = ("adamw", "adafactor")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-MAY_BE_ZERO = ("warmup_steps", "shared_experts", "dense_layers", "dense_experts")
 
 
 class State(NamedTuple):
@@ -74,6 +73,8 @@ class Config:
         loss_scaling: multiply the loss by a scale that adapts itself, and skip the steps whose gradients overflow:
             what "float16" needs.
     """
+
+    may_be_zero: ClassVar[tuple[str, ...]] = ("warmup_steps",)  # whole numbers; the others are 1 at least
 
     batch_size: int = 16
     dtype: str = "float32"
@@ -231,7 +232,7 @@ def check_config(family: str, config: Config) -> None:
         )
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        least = 0 if field.name in MAY_BE_ZERO else 1
+        least = 0 if field.name in config.may_be_zero else 1
         if isinstance(value, int) and not isinstance(value, bool) and value < least:
             raise ValueError(f"{family}: {field.name} must be at least {least}, got {value}")
 

@@ -19,6 +19,7 @@ its 2.66 billion parameters that a token uses here 0.21 are the embedding, which
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 
@@ -37,6 +38,8 @@ class DeepSeekConfig(Config):
         dense_layers: how many layers, the first ones, have a dense feed-forward of width `dense_ffn`.
         expert_ffn: width of an expert, of the shared ones too.
     """
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (*Config.may_be_zero, "dense_layers", "shared_experts")
 
     hidden: int = 64
     layers: int = 2

@@ -8,6 +8,7 @@ that gives the published sizes.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe
 @dataclass(frozen=True, kw_only=True)
 class MoEConfig(Config):
     """Sizes. The router and what it is told are those of `RouterSpec`; `shared_experts` see every token."""
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (*Config.may_be_zero, "shared_experts")
 
     hidden: int = 64
     layers: int = 2
