@@ -200,7 +200,7 @@ class _Writer:
 
 def _turns(segments: Segments, k: int, plan: PlanFacts) -> tuple[Turn, ...]:
     """The ops of a program, in turns where the compiler minds them."""
-    if Cluster.from_dict(plan.cluster).device.name == "cpu":
+    if Cluster.from_dict(plan.cluster).device.reordered:
         return (Turn(None, (), tuple(segments.programs[k].ops)),)
     return tuple(turns(segments, k, plan))
 

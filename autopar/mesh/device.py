@@ -46,6 +46,11 @@ class Device:
             raise ClusterError(f"device {self.name!r} has efficiency = {self.efficiency}; it must be in (0, 1]")
         object.__setattr__(self, "flops_per_s", dict(self.flops_per_s))
 
+    @property
+    def reordered(self) -> bool:
+        """Whether its compiler runs kernels in an order of its own: XLA's for CPUs, which drops barriers before."""
+        return self.name == "cpu"
+
     def peak(self, dtype: str) -> float:
         """Peak FLOP/s of matmuls whose operands have ``dtype``, before ``efficiency``.
 

@@ -154,7 +154,7 @@ def price(
     halo_s = sum(c.seconds for c in collectives if c.cause == "halo")
     for c in collectives:
         phase_s[c.phase] += c.seconds if c.cause != "halo" else 0.0
-    memory = profile(atoms, operands, made, moves, reordered=conversions.device.name == "cpu")
+    memory = profile(atoms, operands, made, moves, reordered=conversions.device.reordered)
     return Priced(
         tuple(choices), made, moves, work_s - halo_s, communication_s, collectives, memory, phase_s, tuple(ledger.sites)
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from autopar.errors import InfeasibleError, SolverError
 from autopar.ir import Step
-from autopar.mesh import Cluster, Device, Submesh
+from autopar.mesh import Cluster, Submesh
 from autopar.partition import StageSection
 from autopar.planner.options import Options
 from autopar.planner.search import AnyPrice, PricedPlan
@@ -70,13 +70,8 @@ class Section:
     def _estimate(self, plan: PricedPlan) -> Estimate:
         microbatches = self._problem.microbatches
         stage = PlannedStage(self._step, self._info, plan.facts, microbatches, plan.work_s, plan.sites)
-        found = estimate(stage, self._problem.recomputable, self._units, in_turn=in_turn(self._cluster.device))
+        found = estimate(stage, self._problem.recomputable, self._units, in_turn=not self._cluster.device.reordered)
         return found if self._options.remat == "auto" else found.always(self._options.remat)
-
-
-def in_turn(device: Device) -> bool:
-    """Whether units compute again one after the other: XLA on CPU drops the barriers by which they wait."""
-    return device.name != "cpu"
 
 
 def likely_meshes(shape: Submesh) -> tuple[tuple[int, ...], ...]:
@@ -92,4 +87,4 @@ def likely_meshes(shape: Submesh) -> tuple[tuple[int, ...], ...]:
     return ((n,), (2, n // 2)) if n >= _HALVES and n % 2 == 0 else ((n,),)
 
 
-__all__ = ["Section", "in_turn", "likely_meshes"]
+__all__ = ["Section", "likely_meshes"]

@@ -21,7 +21,7 @@ from autopar.planner.options import Options
 from autopar.planner.stages.cost import Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together
 from autopar.planner.stages.problem import StagedProblem
-from autopar.planner.stages.section import Section, in_turn, likely_meshes
+from autopar.planner.stages.section import Section, likely_meshes
 from autopar.planner.stages.sums import Sums
 from autopar.schedule import Flight
 
@@ -70,7 +70,7 @@ class Survey:
         self.memory_bytes = tuple(budget / options.stages_per_worker for budget in budgets)
         # Where what was computed again waits for weight programs, it is there all together.
         waits = options.schedule == "zb-h1"
-        self._spares = tuple(not waits and in_turn(cluster.island(shape).device) for shape in shapes)
+        self._spares = tuple(not waits and not cluster.island(shape).device.reordered for shape in shapes)
         self.asked = self.solved = 0
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self._alone: dict[int, tuple[Step, StageSection]] = {}
