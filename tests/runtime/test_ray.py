@@ -20,8 +20,16 @@ def pids(runtime):
     return [hello.pid for hello in runtime._hellos]
 
 
+def runs(pid):
+    """Whether a process does; one may end between being found and being asked."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def gone(numbers):
-    return not any(psutil.pid_exists(n) and psutil.Process(n).status() != psutil.STATUS_ZOMBIE for n in numbers)
+    return not any(runs(pid) for pid in numbers)
 
 
 @pytest.fixture(scope="module")
