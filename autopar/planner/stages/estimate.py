@@ -158,16 +158,23 @@ class Estimate:
         found = self.rematerialised(remat)
         if found.peak_with(flights) > memory_bytes:
             return None
-        while self.keeping is not None:
-            less = [
-                self.rematerialised((*found.remat[:u], word, *found.remat[u + 1 :]))
-                for u, treated in enumerate(found.remat)
-                for word in REMATS[: REMATS.index(treated)]
-            ]
-            fitting = [e for e in less if e.peak_with(flights) <= memory_bytes and e.backward_s < found.backward_s]
-            if not fitting:
+
+        def changed(unit: int, word: str) -> Estimate:
+            return self.rematerialised((*found.remat[:unit], word, *found.remat[unit + 1 :]))
+
+        changes = [(u, word) for u, treated in enumerate(remat) for word in REMATS[: REMATS.index(treated)]]
+        while self.keeping is not None and changes:
+            before = found.backward_s
+            tried = [(changed(*change), change) for change in changes]
+            # What does not fit now will not with others relaxed, too.
+            fitting = [(e.backward_s, change) for e, change in tried if e.peak_with(flights) <= memory_bytes]
+            changes = [change for _, change in sorted(fitting)]
+            for change in changes:
+                less = changed(*change)
+                if less.backward_s < found.backward_s and less.peak_with(flights) <= memory_bytes:
+                    found = less
+            if found.backward_s == before:
                 break
-            found = min(fitting, key=lambda e: e.backward_s)
         return found
 
     @property

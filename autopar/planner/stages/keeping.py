@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -47,6 +49,38 @@ class Held:
     again_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Neighbouring ops of one unit, and what they make that the backward pass reads and that gradients of weights read.
+
+    What becomes of it depends on how its unit is treated and on what later runs want of it: the same few cases over
+    and over, as mixes are tried.
+    """
+
+    unit: int
+    ops: tuple[Forward, ...]
+    read: frozenset[int]
+    weighed: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _RunHeld:
+    """What becomes of a run.
+
+    Attributes:
+      held: of what it makes.
+      wants: number of an earlier run -> what it wants of it, and what gradients of weights want of it through this run.
+    """
+
+    held: Held
+    wants: Mapping[int, tuple[frozenset[int], frozenset[int]]]
+
+
+_Extra = tuple[frozenset[int], frozenset[int]]
+_NOTHING: _Extra = (frozenset(), frozenset())
+_RECEIVED = -1  # in place of the number of a run: what the stage receives
+
+
 @dataclass(frozen=True)
 class Keeping:
     """Who makes and who reads what of a micro-batch.
@@ -73,6 +107,7 @@ class Keeping:
     first: int
     stage: PlannedStage = field(repr=False)
     _programs: dict[tuple[tuple[str, ...], bool], Programs] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[tuple[int, str, _Extra], _RunHeld] = field(default_factory=dict, init=False, repr=False)
 
     def held(self, remat: Sequence[str]) -> Held:
         """What a micro-batch keeps, and what runs again for it.
@@ -80,19 +115,67 @@ class Keeping:
         Args:
           remat: how each unit is treated.
         """
-        again = [op for op in reversed(self.forward) if self._again(op, remat)]
-        wanted, made, again_s = _led_to(again, self.read, frozenset())
-        weighed, made_late, late_s = _led_to(again, self.weighed, made)
-        kept = (wanted | weighed) - made - made_late
-        pending = weighed - made_late
+        wanted: dict[int, _Extra] = {}
+        kept = pending = 0
+        again_s = 0.0
+        for k in reversed(range(len(self._runs))):
+            case = k, remat[self._runs[k].unit], wanted.get(k, _NOTHING)
+            found = self._known.get(case)
+            if found is None:
+                found = self._known[case] = self._run_held(*case)
+            kept += found.held.kept_bytes
+            pending += found.held.pending_bytes
+            again_s += found.held.again_s
+            for earlier, (first, late) in found.wants.items():
+                before = wanted.get(earlier, _NOTHING)
+                wanted[earlier] = before[0] | first, before[1] | late
+        first, late = (a | b for a, b in zip(wanted.get(_RECEIVED, _NOTHING), self._received, strict=True))
         return Held(
+            kept + sum(self.sizes.get(v, 0) for v in first | late),
+            pending + sum(self.sizes.get(v, 0) + self.gradient_sizes.get(v, 0) for v in late),
+            again_s,
+        )
+
+    def _run_held(self, k: int, remat: str, extra: _Extra) -> _RunHeld:
+        run = self._runs[k]
+        own = {v for op in run.ops for v in op.results}
+        again = [op for op in reversed(run.ops) if remat != NONE and self.recomputable.again(op.mark, remat)]
+        wanted, made, again_s = _led_to(again, run.read | extra[0], frozenset())
+        weighed, made_late, late_s = _led_to(again, run.weighed | extra[1], made)
+        pending = (weighed & own) - made_late
+        kept = ((wanted & own) - made - made_late) | (pending - made)
+        wants = {
+            earlier: (
+                frozenset(v for v in wanted - own if self._run_of.get(v, _RECEIVED) == earlier),
+                frozenset(v for v in weighed - own if self._run_of.get(v, _RECEIVED) == earlier),
+            )
+            for earlier in {self._run_of.get(v, _RECEIVED) for v in (wanted | weighed) - own}
+        }
+        held = Held(
             sum(self.sizes.get(v, 0) for v in kept),
             sum(self.sizes.get(v, 0) + self.gradient_sizes.get(v, 0) for v in pending),
             again_s + late_s,
         )
+        return _RunHeld(held, wants)
 
-    def _again(self, op: Forward, remat: Sequence[str]) -> bool:
-        return remat[op.unit] != NONE and self.recomputable.again(op.mark, remat[op.unit])
+    @functools.cached_property
+    def _runs(self) -> tuple[_Run, ...]:
+        found = []
+        for unit, those in itertools.groupby(self.forward, key=lambda op: op.unit):
+            ops = tuple(those)
+            made = {v for op in ops for v in op.results}
+            found.append(_Run(unit, ops, self.read & made, self.weighed & made))
+        return tuple(found)
+
+    @functools.cached_property
+    def _received(self) -> _Extra:
+        """What is read of what no run makes."""
+        return self.read - self._run_of.keys(), self.weighed - self._run_of.keys()
+
+    @functools.cached_property
+    def _run_of(self) -> Mapping[int, int]:
+        """Value -> the run that makes it."""
+        return {v: k for k, run in enumerate(self._runs) for op in run.ops for v in op.results}
 
     def programs(self, remat: Sequence[str], *, split_backward: bool) -> Programs:
         """The same of the programs that will run, exactly; equal stages of a pipeline ask but once."""
