@@ -109,7 +109,7 @@ class Recipe:
         step: (state, batch) -> (state, metrics), a plain single-device training step.
         batch: seed -> a batch of numpy arrays; the same seed gives the same batch.
         evaluate: (state, batch) -> metrics of a batch that is not trained on: no dropout, running statistics.
-        batch: seed -> a batch of numpy arrays; the same seed gives the same batch.
+        parameters: () -> shapes of the parameters alone: tracing the optimizer's state takes longer than the model.
         batch_spec: the batch's pytree with `jax.ShapeDtypeStruct` leaves.
         unit: what a batch is counted in: "tokens", "images", "seconds" of audio, ...
         units: how many of them are in a batch.
@@ -124,6 +124,7 @@ class Recipe:
     init: Callable[[jax.Array], State]
     step: Callable[[State, Batch], tuple[State, Metrics]]
     evaluate: Callable[[State, Batch], Metrics]
+    parameters: Callable[[], Pytree]
     batch: Callable[[int], Batch]
     batch_spec: Batch
     unit: str
@@ -144,11 +145,11 @@ class Recipe:
 
     def parameter_count(self) -> int:
         """Number of trained scalars, counted without making any."""
-        return _size(self.abstract()[0].params)
+        return _size(self.parameters())
 
     def active_parameter_count(self) -> int:
         """Number of trained scalars that one token uses: without the experts that it is not sent to."""
-        params = self.abstract()[0].params
+        params = self.parameters()
         return _size(params) - self.unused(params)
 
     def flops(self) -> float:
@@ -331,6 +332,7 @@ def make_recipe(
         init=jax.jit(init_state),
         step=train_step,
         evaluate=evaluate_step,
+        parameters=lambda: jax.eval_shape(init, jax.random.key(0))[0],
         batch=batch,
         batch_spec=batch_spec,
         unit=unit,
