@@ -1,8 +1,9 @@
-"""The dense language models of GSPMD, wide and deep: 64 billion to a trillion parameters, layers scanned.
+"""The dense language models of GSPMD, wide and deep: 64 billion to a trillion parameters, layers unrolled or scanned.
 
 The decoder of `gpt`, with a feed-forward eight times as wide as the model and attention of four times its width (heads
-of 256). The paper names its sizes by powers of two; what they hold is 69, 138, 275, 550 and 1101 billion. "174b" is
-the size of GPT-3, in its authors' public code as is "128b" (174.4 and 137.7 billion there, with 32,000 words).
+of 256). A billion of the paper is 2^30: 64 of them are 68.7 and the largest is 1099.5 billion, where these hold 69.0,
+137.7, 275.2, 550.1 and 1100.1; its authors' public code counts 137.7 and 1100.0 billion. "174b" is the size of GPT-3,
+also of that code (174.4 billion there, with 32,000 words).
 
 Deviations: layer norms and dense layers have biases, and positions are learned; all three are below 0.1% of the count.
 
@@ -11,7 +12,7 @@ Parameters: L (4 d h k + 2 F d^2) + V d + S d, F = 8 the feed-forward factor (4 
 
 from functools import partial
 
-from autopar.models.families.gpt import GPTConfig, make, scanned
+from autopar.models.families.gpt import GPTConfig, make, scanned, unrolled
 from autopar.models.recipe import Family
 
 
@@ -42,10 +43,19 @@ PRESETS = {
     "1t": _large(16_384, 128, 256),
 }
 
-FAMILY = Family(
+SOURCE = "Xu et al. 2021 (GSPMD)"
+
+UNROLLED = Family(
     name="gspmd-dense",
-    summary="pre-LN decoder with wide attention and feed-forward, layers scanned; plain JAX",
-    source="Xu et al. 2021 (GSPMD)",
+    summary="pre-LN decoder with wide attention and feed-forward, layers unrolled; plain JAX",
+    source=SOURCE,
+    presets=PRESETS,
+    make=partial(make, stack=False, run_layers=unrolled),
+)
+SCANNED = Family(
+    name="gspmd-dense-scan",
+    summary="the same decoder as a lax.scan over stacked, checkpointed layers; plain JAX",
+    source=SOURCE,
     presets=PRESETS,
     make=partial(make, stack=True, run_layers=scanned),
 )

@@ -1,9 +1,12 @@
-"""Llama: rotary positions, grouped-query attention, SwiGLU, RMSNorm, an output layer of its own; Flax NNX.
+"""Llama: rotary positions, grouped-query attention, SwiGLU, RMSNorm, unrolled or scanned over its layers; Flax NNX.
 
-Parameters: L (2 d^2 + 2 d^2 kv / heads + 3 d F) + 2 V d, plus norms.
+The output layer has a matrix of its own, but for the small models (1B and 3B, Llama 3.2), where it is the embedding's.
+
+Parameters: L (2 d^2 + 2 d^2 kv / heads + 3 d F) + 2 V d, V d if tied, plus norms.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +21,10 @@ from autopar.models.recipe import Batch, Config, Family, LossOut, Pytree, Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig(Config):
-    """Sizes: `heads` query heads share `kv_heads` key and value heads; `ffn` is the feed-forward width."""
+    """Sizes: `heads` query heads share `kv_heads` key and value heads; `ffn` is the feed-forward width.
+
+    `tied` uses the embedding as the output layer too.
+    """
 
     hidden: int = 64
     layers: int = 2
@@ -28,6 +34,7 @@ class LlamaConfig(Config):
     sequence: int = 32
     vocab: int = 256
     rope_theta: float = 10_000.0
+    tied: bool = False
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -39,7 +46,9 @@ class LlamaConfig(Config):
             )
 
 
-def _large(hidden: int, layers: int, heads: int, ffn: int, batch_size: int, learning_rate: float) -> LlamaConfig:
+def _large(
+    hidden: int, layers: int, heads: int, ffn: int, batch_size: int, learning_rate: float, tied: bool = False
+) -> LlamaConfig:
     return LlamaConfig(
         hidden=hidden,
         layers=layers,
@@ -49,6 +58,7 @@ def _large(hidden: int, layers: int, heads: int, ffn: int, batch_size: int, lear
         sequence=8192,
         vocab=128_256,
         rope_theta=500_000.0,
+        tied=tied,
         batch_size=batch_size,
         dtype="bfloat16",
         learning_rate=learning_rate,
@@ -57,6 +67,8 @@ def _large(hidden: int, layers: int, heads: int, ffn: int, batch_size: int, lear
 
 PRESETS = {
     "toy": LlamaConfig(),
+    "1b": _large(2048, 16, 32, 8192, 128, 3e-4, tied=True),
+    "3b": _large(3072, 28, 24, 8192, 128, 3e-4, tied=True),
     "8b": _large(4096, 32, 32, 14_336, 128, 3e-4),
     "70b": _large(8192, 80, 64, 28_672, 1024, 1.5e-4),
     "405b": _large(16_384, 126, 128, 53_248, 2048, 8e-5),
@@ -117,31 +129,63 @@ class Layer(nnx.Module):
 init_layer = nnx.jit(Layer, static_argnums=0)
 
 
+def stacked_layers(c: LlamaConfig, rngs: nnx.Rngs) -> Layer:
+    """All layers as one, whose parameters have the layers as their first dim."""
+
+    @nnx.split_rngs(splits=c.layers)
+    @nnx.vmap
+    def init(rngs: nnx.Rngs) -> Layer:
+        return Layer(c, rngs)
+
+    return init(rngs)
+
+
+def unrolled(layers: nnx.List[Layer], x: jax.Array) -> jax.Array:
+    """Layers one after the other: [b, s, d] -> [b, s, d]."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def scanned(layers: Layer, x: jax.Array) -> jax.Array:
+    """One scan over layers stacked along a leading dim, keeping only each layer's input for the backward pass."""
+
+    @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+    @nnx.remat
+    def run(x: jax.Array, layer: Layer) -> jax.Array:
+        return layer(x)
+
+    return run(x, layers)
+
+
 class Llama(nnx.Module):
     """Token ids [b, s] -> logits [b, s, v], at least in float32."""
 
-    def __init__(self, c: LlamaConfig, rngs: nnx.Rngs):
+    def __init__(self, c: LlamaConfig, rngs: nnx.Rngs, *, stack: bool):
         dtypes: dict[str, Any] = {"dtype": c.compute_dtype, "param_dtype": c.param_dtype, "rngs": rngs}
+        self.tied, self.stack = c.tied, stack
         self.embed = nnx.Embed(c.vocab, c.hidden, embedding_init=kernel_init, **dtypes)
-        self.layers = nnx.List([init_layer(c, rngs) for _ in range(c.layers)])
+        self.layers: Any = (
+            stacked_layers(c, rngs) if stack else nnx.List([init_layer(c, rngs) for _ in range(c.layers)])
+        )
         self.norm = nnx.RMSNorm(c.hidden, epsilon=1e-5, **dtypes)
-        self.head = nnx.Linear(c.hidden, c.vocab, use_bias=False, kernel_init=kernel_init, **dtypes)
+        if not c.tied:
+            self.head = nnx.Linear(c.hidden, c.vocab, use_bias=False, kernel_init=kernel_init, **dtypes)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """[b, s] -> [b, s, v]."""
-        x = self.embed(tokens)
-        for layer in self.layers:
-            x = layer(x)
-        logits = self.head(self.norm(x))
+        run_layers = scanned if self.stack else unrolled
+        x = self.norm(run_layers(self.layers, self.embed(tokens)))
+        logits = self.embed.attend(x) if self.tied else self.head(x)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def make(family: Family, preset: str, c: LlamaConfig) -> Recipe:
+def make(family: Family, preset: str, c: LlamaConfig, *, stack: bool) -> Recipe:
     """Builds the recipe. The module is split into its structure, kept here, and its parameters, in the state."""
-    structure = nnx.graphdef(nnx.eval_shape(lambda: Llama(c, nnx.Rngs(0))))
+    structure = nnx.graphdef(nnx.eval_shape(lambda: Llama(c, nnx.Rngs(0), stack=stack)))
 
     def init(key: jax.Array) -> tuple[Pytree, None]:
-        return nnx.state(Llama(c, nnx.Rngs(key)), nnx.Param), None
+        return nnx.state(Llama(c, nnx.Rngs(key), stack=stack), nnx.Param), None
 
     def loss(params: Pytree, batch: Batch, key: jax.Array | None, stats: None) -> LossOut:
         logits = nnx.merge(structure, params)(batch["tokens"])
@@ -158,10 +202,19 @@ def make(family: Family, preset: str, c: LlamaConfig) -> Recipe:
     )
 
 
-FAMILY = Family(
+SOURCE = "Touvron et al. 2023; sizes from Grattafiori et al. 2024 (Llama 3) and Llama 3.2"
+
+UNROLLED = Family(
     name="llama",
     summary="decoder with rotary positions, grouped-query attention, SwiGLU and RMSNorm; Flax NNX",
-    source="Touvron et al. 2023; sizes from Grattafiori et al. 2024 (Llama 3)",
+    source=SOURCE,
     presets=PRESETS,
-    make=make,
+    make=partial(make, stack=False),
+)
+SCANNED = Family(
+    name="llama-scan",
+    summary="the same decoder as a scan over stacked, checkpointed layers; Flax NNX",
+    source=SOURCE,
+    presets=PRESETS,
+    make=partial(make, stack=True),
 )
