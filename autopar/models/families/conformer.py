@@ -8,7 +8,8 @@ CTC. With `head="aed"` a Transformer decoder reads the frames and writes the tra
 Parameters: 24 L d^2 (two feed-forwards 16 d^2, attention 4 d^2 and its positions d^2, convolution module 3 d^2)
 + 9 n^2 + (f / 4) n d (subsampling through n channels) + V d (output), plus biases, norms and depthwise kernels
 (K d per layer); a decoder has 16 D d^2 + 2 V d. Without relative positions the attention has d^2 less. The published
-counts include an LSTM transducer decoder, which is no part of this model: 1.5 million of the 10.3 of S.
+counts include an LSTM transducer decoder, which is no part of this model: 1.5 million of the 10.3 of S, one LSTM of 3.3
+of the 30.7 of M and the 118.8 of L, two in XL and XXL. The 1.0 billion of XXL is rounded: its 42 layers have 1.01.
 
 Left out of the papers' training: dropout, SpecAugment, weight noise and the transducer loss.
 """

@@ -13,8 +13,9 @@ Parameters, with h heads of n + r numbers (r of them rotary) and values of v, ra
 
 Deviations: experts have a fixed number of slots (`capacity_factor`) where the paper drops no token; the sequence-wise
 balance loss (weight 0.0001), multi-token prediction (another 14 billion parameters), YaRN and FP8 are left out. The
-preset "v2-lite" has the sizes of DeepSeek-V2-Lite with the router of V3; V2's own is a softmax with balance losses. (Of
-its 2.66 billion parameters that a token uses here 0.21 are the embedding, which the published 2.4 leave out.)
+presets "v2" and "v2-lite" have the sizes of DeepSeek-V2 and V2-Lite with the router of V3; V2's own is a softmax with
+balance losses, whose weights are not divided by their sum. A token uses 2.66 billion parameters of "v2-lite", 0.21 of
+them the embedding, which the published 2.4 leave out: 2.448 are left, and 0.003 of routers.
 """
 
 from dataclasses import dataclass
@@ -119,6 +120,29 @@ PRESETS = {
         dtype="bfloat16",
         learning_rate=4.2e-4,
     ),
+    "v2": DeepSeekConfig(
+        hidden=5120,
+        layers=60,
+        heads=128,
+        q_rank=1536,
+        kv_rank=512,
+        nope=128,
+        rope=64,
+        value=128,
+        dense_ffn=12_288,
+        experts=160,
+        shared_experts=2,
+        top_k=6,
+        expert_ffn=1536,
+        expert_groups=8,
+        chosen_groups=3,
+        group=1024,
+        sequence=4096,
+        vocab=102_400,
+        batch_size=9216,
+        dtype="bfloat16",
+        learning_rate=2.4e-4,
+    ),
     "v3": DeepSeekConfig(
         hidden=7168,
         layers=61,
@@ -146,6 +170,8 @@ PRESETS = {
 }
 
 
+# Under a jit of its own a layer is traced once for all that are alike.
+@partial(jax.jit, static_argnames=("c", "routed"))
 def init_layer(key: jax.Array, c: DeepSeekConfig, routed: bool) -> L.Params:
     """One layer, with a dense ("mlp") or a routed ("moe") feed-forward."""
     k1, k2 = jax.random.split(key)
@@ -160,7 +186,6 @@ def init_layer(key: jax.Array, c: DeepSeekConfig, routed: bool) -> L.Params:
     return {**layer, "mlp": L.gated_mlp_init(k2, c.hidden, c.dense_ffn, c.param_dtype, out_std)}
 
 
-# Under its own jit a layer is traced once for all that are alike.
 @partial(jax.jit, static_argnames="c")
 def decoder_layer(
     p: L.Params, x: jax.Array, bias: jax.Array | None, c: DeepSeekConfig

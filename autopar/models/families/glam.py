@@ -6,8 +6,11 @@ experts are not and have two: so the paper's counts come out. Its tokenizer has 
 smaller models are those of 32,000.
 
 Parameters: L 4 d h k + L/2 3 d F + L/2 (2 E F d + E d) + V d, plus relative positions and norms. A token uses 2 in
-place of E: 1.88 billion of "27b" and 96.6 billion of "1.2t", as published; 152 million of "1.9b", where the paper has
-145 (and 130 for the dense model of this size, whose layers give 138).
+place of E: 1.879 billion of "27b", 9.80 of "143b" and 96.6 of "1.2t", as published. The last has 1.162 trillion, which
+the paper rounds. Of "1.9b" a token uses 12 x 2.36 + 6 x 7.08 + 6 x 2 x 4.72 million in the layers and 24.6 in the
+embedding, together 152, where the paper prints 145; yet with this embedding, and with no other, 16 experts have the
+548 million that Zhou et al. 2022 print. The paper's 20 billion of 32 experts at the size of "27b" are no preset: by its
+other sizes they would be 14.
 
 Deviations: attention has biases on all but keys; the second expert is always used.
 """
@@ -87,6 +90,7 @@ PRESETS = {
     "toy": GLaMConfig(),
     "1.9b": _large(768, 12, 12, 64, 32_000),
     "27b": _large(2048, 24, 16, 128, 32_000),
+    "143b": _large(4096, 32, 32, 128, 32_000),
     "1.2t": _large(8192, 64, 128, 128, 256_000),
 }
 

@@ -7,9 +7,10 @@ With `router="task"` an example goes to experts by its language (Task-MoE, Kudug
 learned. It takes a slot as a whole, so that none of its words is dropped for want of one; groups should then have as
 many examples as there are experts, or more.
 
-Parameters: L 6 d h k + L/2 (2 d F + E (2 d F + d)) + (Vs + Vt) d, plus biases and norms. That is 619 billion for
-"600b", 51.9 for "50b" and 39.5 for "37b": the paper rounds the largest to 600, and calls the others by their share of
-it (1/12 and 1/16).
+Parameters: L/2 (12 d h k + 2 d F + E (2 d F + d)) + (Vs + Vt) d, plus biases and norms. With the paper's d = 1024,
+F = 8192, h = 16 and k = 128 (appendix A.2) that is 619 billion for "600b", where the 18 x 2048 experts alone have
+2 d F = 16.8 million each, 618.5 billion: no model of these widths has 600. Its table 1 prints fractions of 600 by the
+number of experts: 200 (206.5 here), 150 (155.5), 50 (51.9), 37 (39.5) and 12.5 (13.2); and 1 trillion (1.032).
 
 Deviations: the second expert is always used; sentences are padded where the paper packs them, and padding is routed
 as words are; there is no dropout in attention.
@@ -87,8 +88,8 @@ class GShardConfig(Config):
         )
 
 
-def _large(experts: int, layers: int) -> GShardConfig:
-    # Four million ids in a batch, half of each side. Computed in float32 for the sake of stability.
+def _large(experts: int, layers: int, dtype: str = "float32") -> GShardConfig:
+    # Four million ids in a batch, half of each side. Computed in float32 for stability, but for the largest.
     return GShardConfig(
         hidden=1024,
         layers=layers,
@@ -104,6 +105,7 @@ def _large(experts: int, layers: int) -> GShardConfig:
         group=1024,
         remat=layers >= 36,
         batch_size=2048,
+        dtype=dtype,
         optimizer="adafactor",
         learning_rate=1e-2,
         schedule="rsqrt",
@@ -113,9 +115,13 @@ def _large(experts: int, layers: int) -> GShardConfig:
 
 PRESETS = {
     "toy": GShardConfig(),
+    "12.5b": _large(128, 12),
     "37b": _large(128, 36),
     "50b": _large(512, 12),
+    "150b": _large(512, 36),
+    "200b": _large(2048, 12),
     "600b": _large(2048, 36),
+    "1t": _large(2048, 60, "bfloat16"),
 }
 
 

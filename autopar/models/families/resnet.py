@@ -5,6 +5,7 @@ examples of a batch.
 
 Parameters of a bottleneck block with f filters and width factor w, from n input channels: n f + 9 w f^2 + 4 w f^2
 and, in the first block of a stage, 4 n f for the projection. f doubles from stage to stage; n is 4 f inside one.
+Wide-ResNets have 50 layers and "13b" 101, as in Alpa's public code; those are 12.6 billion, which the paper rounds.
 """
 
 from dataclasses import dataclass
@@ -32,9 +33,9 @@ class ResNetConfig(ImageConfig):
     large_stem: bool = False
 
 
-def _wide(filters: int, width_factor: int = 2) -> ResNetConfig:
+def _wide(filters: int, width_factor: int = 2, blocks: tuple[int, ...] = (3, 4, 6, 3)) -> ResNetConfig:
     return ResNetConfig(
-        blocks=(3, 4, 6, 3),
+        blocks=blocks,
         filters=filters,
         width_factor=width_factor,
         bottleneck=True,
@@ -60,7 +61,7 @@ WIDE_PRESETS = {
     "2b": _wide(448),
     "4b": _wide(640),
     "6.8b": _wide(320, 16),
-    "13b": _wide(320, 32),
+    "13b": _wide(320, 16, (3, 4, 23, 3)),
 }
 
 

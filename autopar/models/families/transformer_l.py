@@ -6,9 +6,10 @@ with 32,000 words no other arrangement gives its parameter counts (282.2M at 3 l
 
 The translation models T(L, F, A) are those of `seq2seq` with L layers in the encoder and as many in the decoder, all
 normalised before each block, of hidden size 1024, feed-forward width F and A heads of 64. The paper does not say how
-words are embedded: source, target and output have tables of their own here, of 64,000 words each as in Arivazhagan et
-al. 2019, which gives 1.30, 1.30, 3.15 and 6.10 billion, published as 1.3, 1.3, 3 and 6. Its clipping of logits and its
-feed-forward layers scaled down with depth, against divergence, are left out.
+its 64,000 words are embedded: source, target and output have tables of their own here, without which 1.3 does not come
+out. That gives 1.30, 1.30, 3.15 and 6.11 billion, published as 1.3, 1.3, 3 and 6: the layers of the third have 2.95 and
+so leave no room for tables in 3.0. Its clipping of logits and its feed-forward layers scaled down with depth, against
+divergence, are left out.
 
 Parameters: 12 L d^2 + 2 V d, and L (12 d A 64 + 4 d F) + 3 V d, plus biases and norms.
 """

@@ -8,6 +8,7 @@ Loss: contrastive + 0.1 diversity of codes + cross entropy of codes, each a mean
 
 Parameters: those of a Conformer without relative positions of all layers, (23 d^2 + K d) L + 9 n^2 + (f / 4) n d, plus
 quantiser (G V d + V q), projection d q and codes' output G V d, for V codes in G groups that are q numbers together.
+The 1.0 billion of "xxl" is rounded: its 42 layers have 1.01, all is 1.02.
 
 Deviations from the paper: what is masked becomes one trained vector, as in wav2vec 2.0; the Gumbel temperature stays;
 diversity is each utterance's own, so that the examples of a batch are independent.
