@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "conformer/causal": {"causal": True, "left_context": 4},
     "legonn/frozen": {"frozen": "decoder"},
     "legonn/beam": {"ingestor": "beam"},
+    "amoebanet/b": {"genotype": "b"},
 }
 """What a family's options change in kind, not only in size: "family/what" -> sizes."""
 

@@ -33,6 +33,14 @@ def conv(x, kernel, stride=(1, 1)):
     return pooled(x, kernel.shape[:2], stride, product, 0.0, kernel.shape[3])
 
 
+def dilated(kernel, by):
+    """The kernel with zeros between its rows and columns, so that it reads pixels that far apart."""
+    sides = [(n - 1) * by + 1 for n in kernel.shape[:2]]
+    wide = np.zeros((*sides, *kernel.shape[2:]))
+    wide[::by, ::by] = kernel
+    return wide
+
+
 def depthwise(x, kernel, stride=(1, 1)):
     return pooled(x, kernel.shape[:2], stride, lambda w, _: np.einsum("bhwc,hwc->bc", w, kernel[:, :, 0]), 0.0)
 

@@ -64,6 +64,7 @@ MILLIONS = {
     },
     "efficientnet": {"b0": 5.3, "b3": 12.2, "b7": 66},
     "amoebanet": {
+        "b-18-512": 557,
         "18-208": 82,
         "18-256": 122.5,
         "18-416": 318,
@@ -183,9 +184,14 @@ def formula(name, c):
             for reduction in [True] * c.stem_cells + [*group, True, *group, True, *group]:
                 channels *= 2 if reduction else 1
                 rows, columns = 1 / 2 + 14 / 16, 1 / 2 + 9 / 16
-                total += channels**2 * (1 + rows + columns if reduction else 3 + 2 * rows) + last * channels
+                squares = {"d": (1 + rows + columns, 3 + 2 * rows), "b": (5 + columns, 8)}[c.genotype]
+                total += channels**2 * squares[0 if reduction else 1] + last * channels
                 total += before * channels if was_reduction or before != channels else 0
-                before, last, was_reduction = last, channels * (3 if reduction else 4), reduction
+                before, last, was_reduction = (
+                    last,
+                    channels * ({"d": 3, "b": 2}[c.genotype] if reduction else 4),
+                    reduction,
+                )
             return total + last * c.classes
         case "conformer":
             layer = (24 if c.relative else 23) * c.hidden**2 + c.kernel * c.hidden
@@ -291,6 +297,7 @@ def test_every_preset_has_a_count():
         (lambda: get("efficientnet", depth=0.0), "must be above 0"),
         (lambda: get("amoebanet", preset="18-208", layers=4), "multiple of groups"),
         (lambda: get("amoebanet", filters=12), "must be a multiple of 8"),
+        (lambda: get("amoebanet", genotype="a"), "unknown genotype: 'a'"),
         (lambda: get("deepseek", rope=3), r"rope \(3\) must be even"),
         (lambda: get("deepseek", dense_layers=3), "at most layers"),
         (lambda: get("deepseek", top_k=1), "learns nothing"),

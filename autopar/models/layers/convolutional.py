@@ -16,11 +16,24 @@ def convolution(
     strides: tuple[int, ...] = (1, 1),
     *,
     groups: int = 1,
+    dilation: int = 1,
     name: str | None = None,
 ) -> nn.Conv:
-    """A convolution without bias, for batch norm follows it; as many `groups` as channels make it depthwise."""
+    """A convolution without bias, for batch norm follows it; as many `groups` as channels make it depthwise.
+
+    Its kernel reads pixels `dilation` apart.
+    """
     dtypes: dict[str, Any] = {"dtype": c.compute_dtype, "param_dtype": c.param_dtype}
-    return nn.Conv(channels, kernel, strides, feature_group_count=groups, use_bias=False, name=name, **dtypes)
+    return nn.Conv(
+        channels,
+        kernel,
+        strides,
+        kernel_dilation=dilation,
+        feature_group_count=groups,
+        use_bias=False,
+        name=name,
+        **dtypes,
+    )
 
 
 MOMENTUM, EPSILON = 0.9, 1e-3
