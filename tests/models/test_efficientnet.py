@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from autopar.models import get
-from autopar.models.families.efficientnet import EfficientNet, MBConv, channels
+from autopar.models.families.efficientnet import EfficientNet
+from autopar.models.layers.mbconv import MBConv, channels
+from tests.models.drawn import drawn_state
 from tests.models.naive_images import batch_norm, conv, depthwise
 
 
@@ -45,7 +47,7 @@ def test_a_block_is_its_equations(expand, kernel, stride, out):
 
 def test_the_network_is_stem_blocks_and_head():
     recipe = get("efficientnet", dtype="float64", batch_size=4)
-    state, batch = recipe.init(jax.random.key(0)), recipe.batch(0)
+    state, batch = drawn_state(recipe), recipe.batch(0)
     variables = {"params": state.params, "batch_stats": state.stats}
     found, _ = EfficientNet(recipe.config).apply(variables, batch["image"], mutable=["batch_stats"])
 
