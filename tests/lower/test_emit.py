@@ -12,6 +12,7 @@ from autopar.models import get
 from autopar.trace import trace
 from tests.lower.micro import agree, exact, loop_of, results
 from tests.lower.random_steps import random_step
+from tests.models.drawn import drawn_state
 
 B = 8
 
@@ -244,12 +245,12 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_models(name):
     recipe = get(name, dtype="float64", batch_size=B, **SMALL[name])
-    exact(recipe.step, jax.jit(recipe.init)(jax.random.key(0)), recipe.batch(0), counts=(4,))
+    exact(recipe.step, drawn_state(recipe), recipe.batch(0), counts=(4,))
 
 
 def test_a_loss_over_masked_tokens_of_the_whole_batch():
     recipe = get("bert", dtype="float64", batch_size=B, **SMALL["bert"])
-    state, batch = jax.jit(recipe.init)(jax.random.key(0)), recipe.batch(0)
+    state, batch = drawn_state(recipe), recipe.batch(0)
     weights = batch["weights"] * (np.arange(B)[:, None] % 3 != 0)  # parts have different numbers of them
 
     def step(params, batch):

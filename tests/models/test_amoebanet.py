@@ -6,6 +6,7 @@ import pytest
 
 from autopar.models import get
 from autopar.models.families.amoebanet import AmoebaNet, Halve
+from tests.models.drawn import drawn_state
 from tests.models.naive_images import avg_pool, batch_norm, conv, depthwise, dilated, max_pool, relu
 
 
@@ -85,13 +86,12 @@ def reduction_cell_of_b(p, x, before, channels):
     [("d", reduction_cell, normal_cell), ("b", reduction_cell_of_b, normal_cell_of_b)],
 )
 def test_the_network_is_its_cells(genotype, reduction, normal):
-    c = get("amoebanet", genotype=genotype, layers=2, groups=2, filters=8, image=13, classes=5, dtype="float64").config
+    recipe = get("amoebanet", genotype=genotype, layers=2, groups=2, filters=8, image=13, classes=5, dtype="float64")
     x = np.random.default_rng(0).standard_normal((2, 13, 13, 3))
-    model = AmoebaNet(c)
-    variables = model.init(jax.random.key(0), x)
-    noise = np.random.default_rng(1)
-    p = jax.tree.map(lambda w: np.asarray(w) + 0.1 * noise.standard_normal(w.shape), variables["params"])
-    found, _ = model.apply({"params": p, "batch_stats": variables["batch_stats"]}, x, mutable=["batch_stats"])
+    model = AmoebaNet(recipe.config)
+    state = drawn_state(recipe)
+    p = jax.tree.map(np.asarray, state.params)
+    found, _ = model.apply({"params": p, "batch_stats": state.stats}, x, mutable=["batch_stats"])
 
     stem = batch_norm(p["stem_norm"], conv(x, p["stem"]["kernel"], (2, 2)))
     assert stem.shape[1:3] == (7, 7)

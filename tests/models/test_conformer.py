@@ -15,6 +15,7 @@ from autopar.models.layers.conformer import Layer, Subsampling, listen, visible_
 from autopar.models.layers.ctc import ctc_loss
 from autopar.models.layers.decoder import DecoderLayer, transcript_loss
 from tests.models import naive_speech as naive
+from tests.models.drawn import drawn_state
 
 FRAMES, HIDDEN = 6, 8
 SIZES = {"hidden": HIDDEN, "heads": 2, "kernel": 4, "channels": 4, "features": 8, "dtype": "float64"}
@@ -120,7 +121,7 @@ JOINT = {**SIZES, "layers": 1, "norm": "batch", "head": "aed", "decoder_layers":
 @functools.cache
 def started():
     recipe = get("conformer", **JOINT, frames=8)
-    return recipe.init(jax.random.key(0)), recipe.batch(0), jax.jit(recipe.evaluate)
+    return drawn_state(recipe), recipe.batch(0), jax.jit(recipe.evaluate)
 
 
 def test_padding_changes_nothing():

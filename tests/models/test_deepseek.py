@@ -8,6 +8,7 @@ from autopar.models import get
 from autopar.models.families.deepseek import DeepSeekConfig, decoder_layer, init_layer
 from autopar.models.layers.latent_attention import LatentSizes, latent_attention, latent_attention_init
 from tests.models import naive
+from tests.models.drawn import drawn_state
 
 THETA = 100.0
 HIDDEN = 12
@@ -99,7 +100,7 @@ def test_layer_is_the_equations(routed):
 
 def test_the_bias_in_the_state_follows_the_load():
     recipe = get("deepseek", dtype="float64", bias_speed=0.01, layers=1, dense_layers=0)
-    state = recipe.init(jax.random.key(0))
+    state = drawn_state(recipe)
     (bias,) = jax.jit(lambda state, batch: recipe.step(state, batch)[0].stats)(state, recipe.batch(0))
     moved = np.asarray(bias - state.stats[0])
     assert set(np.round(moved, 12)) <= {-0.01, 0.0, 0.01} and moved.any()

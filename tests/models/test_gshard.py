@@ -12,6 +12,7 @@ from autopar.models.data.sentences import FIRST_WORD, PADDING, in_languages, sen
 from autopar.models.families.gshard import GShardConfig, init_layer, run_layer
 from autopar.models.flops import count_flops
 from autopar.models.layers.experts import moe_layer
+from tests.models.drawn import drawn_state
 
 
 def test_a_language_has_its_own_word_for_each():
@@ -77,8 +78,8 @@ def test_a_decoder_layer(routed):
 
 
 def test_routes_by_language():
-    recipe = get("gshard", router="task", dtype="float64", layers=4, dropout=0.0)
-    state, batch = recipe.init(jax.random.key(0)), recipe.batch(0)
+    recipe = get("gshard", router="task", dtype="float64", dropout=0.0)
+    state, batch = drawn_state(recipe), recipe.batch(0)
     assert jax.tree.map(np.shape, batch) == jax.tree.map(lambda x: x.shape, recipe.batch_spec)
     text = str(jax.make_jaxpr(recipe.step)(state, batch))
     assert not re.findall(r"(?:f32|bf16|f16)\[\d.*", text)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from autopar.models import get
+from tests.models.drawn import drawn_state
 
 SMALL = {"hidden": 32, "heads": 4, "experts": 4, "sequence": 16, "group": 16, "vocab": 64, "batch_size": 8}
 EXTRA = {"switch": {"aux_loss"}, "expert-choice": set(), "st-moe": {"aux_loss", "z_loss"}, "sigmoid": set()}
@@ -16,7 +17,7 @@ EXTRA = {"switch": {"aux_loss"}, "expert-choice": set(), "st-moe": {"aux_loss", 
 @pytest.mark.parametrize("router", EXTRA)
 def test_learns_with_each_router(router):
     recipe = get("moe", router=router, dtype="float64", **SMALL)
-    state, batch = recipe.init(jax.random.key(0)), recipe.batch(0)
+    state, batch = drawn_state(recipe), recipe.batch(0)
     text = str(jax.make_jaxpr(recipe.step)(state, batch))
     assert not re.findall(r"(?:f32|bf16|f16)\[\d.*", text)
 
@@ -41,7 +42,7 @@ def test_learns_with_each_router(router):
 
 def test_a_bias_per_layer_balances_the_load_and_is_kept_in_evaluation():
     recipe = get("moe", router="sigmoid", dtype="float64", bias_speed=0.25, **SMALL)
-    state, batch = recipe.init(jax.random.key(0)), recipe.batch(0)
+    state, batch = drawn_state(recipe), recipe.batch(0)
     (bias,) = state.stats
     assert bias.shape == (4,) and not bias.any()
     after, metrics = jax.jit(recipe.step)(state, batch)

@@ -11,6 +11,7 @@ import pytest
 from autopar.models import get
 from autopar.models.data.sentences import BEGIN, END, FIRST_WORD, PADDING
 from autopar.models.layers.plain import smoothed_cross_entropy
+from tests.models.drawn import drawn_state
 
 SMALL = {"dtype": "float64", "hidden": 32, "layers": 1, "decoder_layers": 1, "vocab": 32, "dropout": 0.0}
 
@@ -18,7 +19,7 @@ SMALL = {"dtype": "float64", "hidden": 32, "layers": 1, "decoder_layers": 1, "vo
 @functools.cache
 def started(**sizes):
     recipe = get("seq2seq", **SMALL, **sizes)
-    return recipe, recipe.init(jax.random.key(0)), jax.jit(recipe.step)
+    return recipe, drawn_state(recipe), jax.jit(recipe.step)
 
 
 def test_a_sentence_begins_ends_and_is_padded():
@@ -91,7 +92,7 @@ def test_nothing_is_computed_for_a_frozen_encoder_on_the_way_back():
 
 def test_dropout_changes_with_the_key_in_the_state():
     recipe = get("seq2seq", **SMALL | {"dropout": 0.1})
-    state, step = recipe.init(jax.random.key(0)), jax.jit(recipe.step)
+    state, step = drawn_state(recipe), jax.jit(recipe.step)
     new, metrics = step(state, recipe.batch(0))
     assert float(step(state._replace(key=new.key), recipe.batch(0))[1]["loss"]) != float(metrics["loss"])
     assert float(step(state, recipe.batch(0))[1]["loss"]) == float(metrics["loss"])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from autopar.models import get
+from tests.models.drawn import drawn_state
 
 SMALL = {"dtype": "float64", "layers": 2, "hidden": 16, "heads": 2, "ffn_factor": 3, "vocab": 16, "dropout": 0.0}
 
@@ -54,11 +55,8 @@ def embed(table, ids):
 
 def started(name, **sizes):
     recipe = get(name, **SMALL | sizes)
-    params = recipe.init(jax.random.key(0)).params
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda w: w + 0.1 * rng.standard_normal(w.shape), params)
-    state = recipe.init(jax.random.key(0))._replace(params=params)
-    return recipe, state, jax.tree.map(np.asarray, params)
+    state = drawn_state(recipe)
+    return recipe, state, jax.tree.map(np.asarray, state.params)
 
 
 def test_the_language_model_is_its_equations():
