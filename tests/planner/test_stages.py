@@ -11,7 +11,9 @@ from autopar.planner import plan_stages
 from autopar.planner.search import AnyPrice, plan_step
 from autopar.trace import trace
 
-SLOW = Cluster.uniform(8, 1e9, 1e10, 1e-7, 1e10)  # slow devices on fast links: it pays to split
+# Slow devices on fast links: it pays to split.
+SLOW = Cluster.uniform(8, 1e9, 1e10, 1e-7, 1e10)
+FOUR = Cluster.uniform(4, 1e9, 1e10, 1e-7, 1e10)
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +23,18 @@ def staged():
     return StagedStep(traced, 4)
 
 
-def planned(staged, **asked):
-    return plan_stages(staged, SLOW, Options(microbatches=4, **asked))
+def planned(staged, cluster=SLOW, **asked):
+    return plan_stages(staged, cluster, Options(microbatches=4, **asked))
 
 
 def test_memory_binds_and_costs_time(staged):
-    free = planned(staged, max_stages=4)
+    free = planned(staged, FOUR, max_stages=4)
     assert max(s.peak_bytes for s in free.stages) == free.peak_bytes
-    seconds = [free.step_s]
-    for share in (0.8, 0.6):
-        lean = planned(staged, max_stages=4, memory_bytes=share * free.peak_bytes)
-        assert lean.peak_bytes <= share * free.peak_bytes
-        seconds.append(lean.step_s)
-    assert seconds == sorted(seconds)
+    lean = planned(staged, FOUR, max_stages=4, memory_bytes=0.6 * free.peak_bytes)
+    assert lean.peak_bytes <= 0.6 * free.peak_bytes
+    assert lean.step_s > free.step_s
     with pytest.raises(InfeasibleError, match="micro-batches in flight"):
-        planned(staged, max_stages=4, memory_bytes=0.02 * free.peak_bytes)
+        planned(staged, FOUR, max_stages=4, memory_bytes=0.02 * free.peak_bytes)
 
 
 def test_auto_takes_the_fastest_schedule(staged):
