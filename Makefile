@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# Processes that share the tests; JOBS=0 runs them in one, which a debugger needs.
+JOBS ?= 2
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .PHONY: help demo test check format bench clean
@@ -14,7 +16,7 @@ demo: $(VENV)/.user ## install, then plan and run a training step on this machin
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev ## run every test and doctest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -4,6 +4,9 @@ Most of the time of the tests was LLVM's, so it is asked not to optimise; what X
 """
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -19,3 +22,12 @@ os.environ["XLA_FLAGS"] = " ".join(
 def pytest_addoption(parser):
     """Options of this repository's tests."""
     parser.addoption("--update-goldens", action="store_true", help="rewrite the golden texts of tests/report")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Processes that share the tests take whole files, whose fixtures and caches are made once; one has Ray alone."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            file = item.path.relative_to(Path(__file__).parent).as_posix()
+            item.add_marker(pytest.mark.xdist_group("runtime" if file.startswith("tests/runtime/") else file))
