@@ -36,7 +36,7 @@ class StagedStep:
     """
 
     def __init__(
-        self, traced: Traced, microbatches: int, *, per_microbatch: bool = False, most_units: int = 64
+        self, traced: Traced, microbatches: int, *, per_microbatch: bool = False, most_units: int = 72
     ) -> None:
         self.traced = traced
         self.microbatches = microbatches

@@ -1,16 +1,18 @@
 """Where a step may be cut: its forward pass as a chain of units.
 
-Between two units little passes on: no more than :data:`_NARROW` times the least that passes anywhere near. In a
-Transformer these are the points where only the residual stream is alive (and, in a decoder, the encoder's output).
+Between two units little passes on: no more than :data:`_NARROW` times the least that passes anywhere near, but for what
+is alive over much of the work wherever one cuts. In a Transformer these are the points where only the residual stream
+is alive (and, in a decoder, the encoder's output).
 Cuts that stand at the same place of repeated code (a layer's first line, reached from the same call) are taken or left
-together, so that equal layers become equal units.
+together, so that equal layers become equal units; of layers that are too many, every second or third cut is taken.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autopar.ir import Op, Step
@@ -23,6 +25,7 @@ BOUNDARY = "autopar.stage_boundary"
 
 _NARROW = 1.5
 _NEAR = 1 / 8  # of the work, to either side
+_LONG = 1 / 4  # of the work: what is alive longer passes wherever one cuts
 _LITTLE = 4  # less than a fourth of an equal share of the work is too little for a unit
 _EDGES = 0.02  # of the work: what passes before the first and after the last layer says nothing about those between
 
@@ -44,7 +47,7 @@ class Unit:
     like: str
 
 
-def find_units(step: Step, timing: Timing, most: int = 64) -> tuple[Unit, ...]:
+def find_units(step: Step, timing: Timing, most: int = 72) -> tuple[Unit, ...]:
     """Cut the forward pass into at most ``most`` units; if the user marked where stages may begin, just there.
 
     Args:
@@ -55,9 +58,9 @@ def find_units(step: Step, timing: Timing, most: int = 64) -> tuple[Unit, ...]:
     ops = forward_ops(step, timing)
     if not ops:
         return ()
-    crossing = _crossing_bytes(step, ops)
     flops = [_flops(op) for op in ops]
-    begins = [0, *(_marked(ops) or _cuts(ops, crossing, flops, most))]
+    crossing = _crossing_bytes(step, ops, flops, math.inf)
+    begins = [0, *(_marked(ops) or _cuts(ops, _crossing_bytes(step, ops, flops, _LONG), flops, most))]
     bounds = itertools.pairwise([*begins, len(ops)])
     return tuple(Unit(a, sum(flops[a:b]), crossing[a], ops_digest(step, ops[a:b])) for a, b in bounds)
 
@@ -86,22 +89,31 @@ def _flops(op: Op) -> float:
     return op.rule.flops + inner * (op.loop.length if op.loop is not None else 1)
 
 
-def _crossing_bytes(step: Step, ops: Sequence[Op]) -> list[int]:
-    """Per position, bytes made by earlier ops that the op there or a later one reads."""
+def _crossing_bytes(step: Step, ops: Sequence[Op], flops: Sequence[float], long: float) -> list[int]:
+    """Per position, bytes made by earlier ops that the op there or a later one reads.
+
+    Args:
+      step: the step.
+      ops: of the forward pass.
+      flops: of each.
+      long: what is alive over more than so much of the work is left out.
+    """
     made = {v: k for k, op in enumerate(ops) for v in op.results}
     last = {v: k for k, op in enumerate(ops) for v in op.operands if v in made}
+    done = list(itertools.accumulate(flops, initial=0.0))
     change = [0] * (len(ops) + 1)
     for v, until in last.items():
-        nbytes = step.graph.values[v].nbytes
-        change[made[v] + 1] += nbytes
-        change[until + 1] -= nbytes
+        if done[until] - done[made[v] + 1] <= long * done[-1]:
+            nbytes = step.graph.values[v].nbytes
+            change[made[v] + 1] += nbytes
+            change[until + 1] -= nbytes
     return list(itertools.accumulate(change))[: len(ops)]
 
 
 def _cuts(ops: Sequence[Op], crossing: Sequence[int], flops: Sequence[float], most: int) -> list[int]:
     total = sum(flops)
     done = list(itertools.accumulate(flops, initial=0.0))
-    inner = [k for k in range(1, len(ops)) if _EDGES * total < done[k] < (1 - _EDGES) * total]
+    inner = [k for k in range(1, len(ops)) if _EDGES * total < done[k] < (1 - _EDGES) * total and crossing[k]]
     if not inner or not total:
         return []
     narrow = [_NARROW * least for least in _least_near(crossing, done, inner, _NEAR * total)]
@@ -115,15 +127,29 @@ def _cuts(ops: Sequence[Op], crossing: Sequence[int], flops: Sequence[float], mo
                 places[-1] = k
             continue
         places.append(k)
-    groups: dict[tuple[str, str, int], list[int]] = {}
+    groups: dict[tuple[str, str, str], list[int]] = {}
     for k in places:
-        groups.setdefault((ops[k].where.stack, ops[k].primitive, crossing[k]), []).append(k)
-    chosen: list[int] = []
-    # Whole groups, the most repeated first; among equals the one that leaves the least before its first cut.
-    for group in sorted(groups.values(), key=lambda g: (-len(g), g[0])):
+        # Losses that layers leave for the end let a few bytes more pass after each: still the same place.
+        groups.setdefault((ops[k].where.stack, ops[k].primitive, f"{crossing[k]:.3g}"), []).append(k)
+    # The most repeated first; among equals the one that leaves the least before its first cut.
+    ordered = sorted(groups.values(), key=lambda g: (-len(g), g[0]))
+    every = range(1, 1 + max(map(len, ordered), default=0))
+    tried = [_chosen([group[::n] for group in ordered], most) for n in every]
+    return min(tried, key=lambda cuts: _largest(cuts, done), default=[])
+
+
+def _chosen(groups: Iterable[list[int]], most: int) -> list[int]:
+    """Groups that make fewer than ``most`` cuts together, whole ones only, the first first."""
+    chosen: set[int] = set()
+    for group in groups:
         if len(chosen) + len(group) < most:
-            chosen += group
-    return sorted(set(chosen))
+            chosen.update(group)
+    return sorted(chosen)
+
+
+def _largest(cuts: Sequence[int], done: Sequence[float]) -> float:
+    """The work of the largest unit."""
+    return max(done[b] - done[a] for a, b in itertools.pairwise([0, *cuts, len(done) - 1]))
 
 
 def _least_near(crossing: Sequence[int], done: Sequence[float], inner: Sequence[int], reach: float) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from autopar.errors import InfeasibleError, SolverError
@@ -16,7 +17,7 @@ from autopar.planner.stages.estimate import Estimate, estimate
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.programs import PlannedStage
 
-_HALVES = 8  # so many devices are tried as two halves, too
+_TWO_AXES = 8  # so many devices of one level are tried as a mesh of two axes, too
 
 
 class Section:
@@ -75,16 +76,19 @@ class Section:
 
 
 def likely_meshes(shape: Submesh) -> tuple[tuple[int, ...], ...]:
-    """Logical meshes worth trying on a submesh: hosts by devices; within a host, one axis, or two halves.
+    """Logical meshes worth trying on a submesh: hosts by devices; of one level, one axis, or the squarest of two.
 
     >>> likely_meshes(Submesh((8, 2))), likely_meshes(Submesh((8, 1))), likely_meshes(Submesh((1, 1)))
     (((2, 8),), ((8,), (2, 4)), ((1,),))
+    >>> likely_meshes(Submesh((2048,)))
+    ((2048,), (32, 64))
     """
     sizes = tuple(n for n in reversed(shape.sizes) if n > 1)
     if len(sizes) > 1:
         return (sizes,)
     n = shape.devices
-    return ((n,), (2, n // 2)) if n >= _HALVES and n % 2 == 0 else ((n,),)
+    less = max(k for k in range(1, math.isqrt(n) + 1) if n % k == 0)
+    return ((n,), (less, n // less)) if n >= _TWO_AXES and less > 1 else ((n,),)
 
 
 __all__ = ["Section", "likely_meshes"]

@@ -28,7 +28,7 @@ from autopar.schedule import Flight
 _AT_ONCE = 3  # one being built, which takes Python's lock, and enough being solved to keep another core busy
 _THRIFT = (0.0, 0.1, 1.0, 10.0)  # what the memory of a device is worth, in terms of the step's time
 _EASY = (0.7, 0.9, 0.9)  # of the memory: units that need no more are not planned more thriftily
-_UNIT_TIME_S = 3.0
+_UNIT_TIME_S = 15.0
 _SETTLINGS = 5  # tries to find a mix of recomputation that fits once the programs are known
 _UNIT_GAP = 0.05  # of a unit alone: what its neighbours make of it differs by more
 
