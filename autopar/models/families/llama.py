@@ -105,23 +105,28 @@ class Attention(nnx.Module):
         return self.out(jnp.einsum("bngst,btnk->bsngk", weights, v))
 
 
+def rms_norm(c: LlamaConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """A norm in the parameters' dtype: its scale's gradient, a sum over all tokens, is not rounded on the way."""
+    return nnx.RMSNorm(c.hidden, epsilon=1e-5, dtype=c.param_dtype, param_dtype=c.param_dtype, rngs=rngs)
+
+
 class Layer(nnx.Module):
     """Attention and SwiGLU, each on a normalised copy of the residual stream."""
 
     def __init__(self, c: LlamaConfig, rngs: nnx.Rngs):
         dtypes: dict[str, Any] = {"dtype": c.compute_dtype, "param_dtype": c.param_dtype, "rngs": rngs}
         options: dict[str, Any] = {"use_bias": False, "kernel_init": kernel_init, **dtypes}
-        self.norm1 = nnx.RMSNorm(c.hidden, epsilon=1e-5, **dtypes)
+        self.norm1 = rms_norm(c, rngs)
         self.attention = Attention(c, rngs)
-        self.norm2 = nnx.RMSNorm(c.hidden, epsilon=1e-5, **dtypes)
+        self.norm2 = rms_norm(c, rngs)
         self.gate = nnx.Linear(c.hidden, c.ffn, **options)
         self.up = nnx.Linear(c.hidden, c.ffn, **options)
         self.down = nnx.Linear(c.ffn, c.hidden, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, s, d] -> [b, s, d]."""
-        x = x + self.attention(self.norm1(x))
-        y = self.norm2(x)
+        x = x + self.attention(self.norm1(x).astype(x.dtype))
+        y = self.norm2(x).astype(x.dtype)
         return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y))
 
 
@@ -168,14 +173,15 @@ class Llama(nnx.Module):
         self.layers: Any = (
             stacked_layers(c, rngs) if stack else nnx.List([init_layer(c, rngs) for _ in range(c.layers)])
         )
-        self.norm = nnx.RMSNorm(c.hidden, epsilon=1e-5, **dtypes)
+        self.norm = rms_norm(c, rngs)
         if not c.tied:
             self.head = nnx.Linear(c.hidden, c.vocab, use_bias=False, kernel_init=kernel_init, **dtypes)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """[b, s] -> [b, s, v]."""
         run_layers = scanned if self.stack else unrolled
-        x = self.norm(run_layers(self.layers, self.embed(tokens)))
+        x = run_layers(self.layers, self.embed(tokens))
+        x = self.norm(x).astype(x.dtype)
         logits = self.embed.attend(x) if self.tied else self.head(x)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
