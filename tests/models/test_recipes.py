@@ -47,7 +47,7 @@ LARGE = {
 TOYS = [f"{name}:{preset}" for name, family in MODELS.items() for preset in family.presets if preset.startswith("toy")]
 
 # The tests compile without optimising, and float64 convolutions then take long to run.
-FEW_EXAMPLES = ("convnet", "wide-resnet", "conformer", "w2v-bert", "legonn", "efficientnet")
+FEW_EXAMPLES = ("convnet", "wide-resnet", "conformer", "w2v-bert", "legonn", "efficientnet", "efficientdet")
 
 
 def shapes(tree):

@@ -10,7 +10,7 @@ import pytest
 
 from autopar import models
 from autopar.models import MODELS, get
-from autopar.models.families import efficientnet
+from autopar.models.layers import mbconv
 
 GI = 2**30 / 1e6  # GSPMD's billion
 
@@ -63,6 +63,7 @@ MILLIONS = {
         "64-16384-32": 6000,
     },
     "efficientnet": {"b0": 5.3, "b3": 12.2, "b7": 66},
+    "efficientdet": {"d0": 3.9, "d1": 6.6, "d2": 8.1, "d3": 12, "d4": 21, "d5": 34, "d6": 52, "d7": 52},
     "amoebanet": {
         "b-18-512": 557,
         "18-208": 82,
@@ -115,11 +116,25 @@ FEWER = {
     "transformer-l": {"layers": 2},
     "amoebanet": {"layers": 3},
     "efficientnet": {"depth": 0.1},
+    "efficientdet": {"depth": 0.1, "layers": 1, "head_layers": 1},
     "llama": {"layers": 2},
     "conformer": {"layers": 2},
     "w2v-bert": {"layers": 1, "prediction_layers": 1},
     "legonn": {"layers": 2},
 }
+
+
+def inverted_bottlenecks(c):
+    """Those of the stem and of every MBConv, with their norms and biases."""
+    inputs = mbconv.channels(32, c.width)
+    total = 29 * inputs
+    for stage in mbconv.STAGES[: c.stages]:
+        for _ in range(math.ceil(stage.blocks * c.depth)):
+            wide, out = stage.expand * inputs, mbconv.channels(stage.channels, c.width)
+            total += ((inputs + 2) * wide if stage.expand > 1 else 0) + (stage.kernel**2 + 2) * wide
+            total += (inputs // 4) * (2 * wide + 1) + wide + (wide + 1) * out
+            inputs = out
+    return total
 
 
 def formula(name, c):
@@ -167,16 +182,13 @@ def formula(name, c):
                     inputs = out
             return total + inputs * c.classes
         case "efficientnet":
-            inputs = efficientnet.channels(32, c.width)
-            total = 27 * inputs
-            for stage in efficientnet.STAGES[: c.stages]:
-                for _ in range(math.ceil(stage.blocks * c.depth)):
-                    wide, out = stage.expand * inputs, efficientnet.channels(stage.channels, c.width)
-                    total += (wide * inputs if stage.expand > 1 else 0) + stage.kernel**2 * wide
-                    total += 2 * (inputs // 4) * wide + wide * out
-                    inputs = out
-            head = efficientnet.channels(1280, c.width)
-            return total + inputs * head + head * c.classes
+            head = mbconv.channels(1280, c.width)
+            return inverted_bottlenecks(c) + (mbconv.channels(320, c.width) + c.classes) * head
+        case "efficientdet":
+            p3, p4, p5 = (mbconv.channels(of, c.width) for of in (40, 112, 320))
+            pyramid = (p3 + 2 * p4 + 3 * p5 + 12) * c.hidden + c.layers * 8 * c.hidden * (c.hidden + 11)
+            heads = 2 * c.head_layers * c.hidden * (c.hidden + 19) + 9 * (c.hidden + 1) * (c.classes + 4)
+            return inverted_bottlenecks(c) + pyramid + heads
         case "amoebanet":
             channels = c.filters // 2**c.stem_cells
             before, last, total = channels, channels, 27 * channels
@@ -295,6 +307,9 @@ def test_every_preset_has_a_count():
         (lambda: get("efficientnet", stages=8), "at most 7"),
         (lambda: get("efficientnet", width=0.25), "must be larger"),
         (lambda: get("efficientnet", depth=0.0), "must be above 0"),
+        (lambda: get("efficientdet", lowest=3), r"lowest \(3\) must be at most 2"),
+        (lambda: get("efficientdet", highest=2), r"below highest \(2\)"),
+        (lambda: get("efficientdet", image=20), r"image \(20 pixels a side\) must be two or more times 8"),
         (lambda: get("amoebanet", preset="18-208", layers=4), "multiple of groups"),
         (lambda: get("amoebanet", filters=12), "must be a multiple of 8"),
         (lambda: get("amoebanet", genotype="a"), "unknown genotype: 'a'"),
