@@ -64,10 +64,10 @@ def attention(p, x, memory, sees):
 
 
 def depthwise(kernel, x, back):
-    """[k, 1, d] and [s, d]: position i reads from `back` before it on."""
+    """[k, d] and [s, d]: position i reads from `back` before it on."""
     out = np.zeros_like(x)
     for i in range(len(x)):
         for k in range(len(kernel)):
             if 0 <= (at := i - back + k) < len(x):
-                out[i] += kernel[k, 0] * x[at]
+                out[i] += kernel[k] * x[at]
     return out

@@ -11,9 +11,10 @@ from flax import nnx
 from autopar.models import get
 from autopar.models.families.conformer import Conformer, ConformerConfig
 from autopar.models.layers.attention import embedded_distances
-from autopar.models.layers.conformer import Layer, Subsampling, listen, visible_frames
+from autopar.models.layers.conformer import Layer, Subsampling, init_layers, listen, visible_frames
 from autopar.models.layers.ctc import ctc_loss
 from autopar.models.layers.decoder import DecoderLayer, transcript_loss
+from autopar.models.layers.depthwise import depthwise
 from tests.models import naive_speech as naive
 from tests.models.drawn import drawn_state
 
@@ -21,7 +22,8 @@ FRAMES, HIDDEN = 6, 8
 SIZES = {"hidden": HIDDEN, "heads": 2, "kernel": 4, "channels": 4, "features": 8, "dtype": "float64"}
 HEARD = np.arange(FRAMES) < np.array([6, 4])[:, None]
 HALVES = (slice(8), slice(8, None))
-X = np.random.default_rng(0).standard_normal((2, FRAMES, HIDDEN))
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((2, FRAMES, HIDDEN))
 
 
 def naive_layer(p, c, x, heard, stats=None):
@@ -70,6 +72,23 @@ def test_a_layer_is_that_of_the_paper(sizes):
         assert not np.allclose(stats[1], jnp.linspace(0.5, 2.0, HIDDEN))
         expected = naive_layer(p, c, X, HEARD, stats)
         np.testing.assert_allclose(run(layer)[HEARD], expected[HEARD], rtol=1e-9, atol=1e-10)
+
+
+def test_layers_begin_with_parameters_of_their_own():
+    c = ConformerConfig(**SIZES)
+    first, second = jax.jit(lambda: [layer.feed1.up.kernel[...] for layer in init_layers(c, 2, nnx.Rngs(0))])()
+    assert first.shape == (HIDDEN, 4 * HIDDEN)
+    bound = np.sqrt(6 / (5 * HIDDEN))  # Xavier's for one layer's sizes, not for both layers'
+    assert 0.9 * bound < abs(first).max() < bound
+    assert not np.isclose(first, second).any()
+
+
+@pytest.mark.parametrize(("length", "kernel"), [(9, 4), (8, 4), (3, 7), (5, 1)], ids=str)
+def test_depthwise_filters_each_channel(length, kernel):
+    x, w = RNG.standard_normal((2, length, 3)), RNG.standard_normal((kernel, 3))
+    for back in {0, (kernel - 1) // 2, kernel - 1}:
+        expected = np.stack([naive.depthwise(w, row, back) for row in x])
+        np.testing.assert_allclose(depthwise(jnp.asarray(x), jnp.asarray(w), back), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_subsampling_reads_four_features_and_what_came_before():

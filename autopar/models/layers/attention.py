@@ -37,14 +37,23 @@ class Attention(nnx.Module):
     No bias on keys: softmax is blind to it, its gradient is zero.
     """
 
-    def __init__(self, hidden: int, heads: int, rngs: nnx.Rngs, *, relative: bool = False, **dtypes: Any):
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        rngs: nnx.Rngs,
+        *,
+        relative: bool = False,
+        out_init: nnx.Initializer = kernel_init,
+        **dtypes: Any,
+    ):
         self.relative = relative
         shape = (heads, hidden // heads)
         options: dict[str, Any] = {"kernel_init": kernel_init, "rngs": rngs, **dtypes}
         self.query = nnx.LinearGeneral(hidden, shape, **options)
         self.key = nnx.LinearGeneral(hidden, shape, use_bias=False, **options)
         self.value = nnx.LinearGeneral(hidden, shape, **options)
-        self.out = nnx.LinearGeneral(shape, hidden, axis=(-2, -1), **options)
+        self.out = nnx.LinearGeneral(shape, hidden, axis=(-2, -1), **options | {"kernel_init": out_init})
         if relative:
             self.position = nnx.LinearGeneral(hidden, shape, use_bias=False, **options)
             # The query's bias serves the content scores; for distances it is offset by one more.

@@ -14,6 +14,7 @@ from flax import nnx
 
 from autopar.models.data.speech import LOG_MEL_MEAN, LOG_MEL_STD, SpeechSizes, speech_batch, speech_spec
 from autopar.models.layers.attention import Attention, embedded_distances, kernel_init
+from autopar.models.layers.depthwise import Depthwise
 from autopar.models.layers.logmel import fft_length, log_mel, mel_filters
 from autopar.models.recipe import Config, unknown
 
@@ -90,6 +91,14 @@ class SpeechConfig(Config):
         return self.speech.samples / self.sample_rate
 
     @property
+    def branch_init(self) -> nnx.Initializer:
+        """Of the last matrix of a residual branch: four a layer add up to no more than what they are added to.
+
+        So Radford et al. 2019 (section 2.3); else what a frame sounds like is lost in a deep stack's first mixtures.
+        """
+        return nnx.initializers.variance_scaling(1 / (4 * self.layers), "fan_avg", "uniform")
+
+    @property
     def dtypes(self) -> dict[str, Any]:
         """What NNX's layers are told of dtypes."""
         return {"dtype": self.compute_dtype, "param_dtype": self.param_dtype}
@@ -124,11 +133,11 @@ def visible_frames(c: SpeechConfig, frames: int, heard: jax.Array | None) -> jax
 class FeedForward(nnx.Module):
     """Norm, dense to 4 d, swish, dense."""
 
-    def __init__(self, hidden: int, rngs: nnx.Rngs, **dtypes: Any):
-        options: dict[str, Any] = {"kernel_init": kernel_init, "rngs": rngs, **dtypes}
-        self.norm = nnx.LayerNorm(hidden, rngs=rngs, **dtypes)
-        self.up = nnx.Linear(hidden, 4 * hidden, **options)
-        self.down = nnx.Linear(4 * hidden, hidden, **options)
+    def __init__(self, c: SpeechConfig, rngs: nnx.Rngs):
+        options: dict[str, Any] = {"rngs": rngs, **c.dtypes}
+        self.norm = nnx.LayerNorm(c.hidden, **options)
+        self.up = nnx.Linear(c.hidden, 4 * c.hidden, kernel_init=kernel_init, **options)
+        self.down = nnx.Linear(4 * c.hidden, c.hidden, kernel_init=c.branch_init, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, s, d] -> [b, s, d]."""
@@ -139,25 +148,16 @@ class Convolution(nnx.Module):
     """Norm, pointwise convolution with a gated linear unit, depthwise convolution, norm, swish, pointwise."""
 
     def __init__(self, c: SpeechConfig, rngs: nnx.Rngs):
-        options: dict[str, Any] = {"kernel_init": kernel_init, "rngs": rngs, **c.dtypes}
-        self.norm = nnx.LayerNorm(c.hidden, rngs=rngs, **c.dtypes)
-        self.expand = nnx.Linear(c.hidden, 2 * c.hidden, **options)
-        self.depthwise = nnx.Conv(
-            c.hidden,
-            c.hidden,
-            (c.kernel,),
-            padding="CAUSAL" if c.causal else "SAME",
-            feature_group_count=c.hidden,
-            use_bias=False,
-            rngs=rngs,
-            **c.dtypes,
-        )
+        options: dict[str, Any] = {"rngs": rngs, **c.dtypes}
+        self.norm = nnx.LayerNorm(c.hidden, **options)
+        self.expand = nnx.Linear(c.hidden, 2 * c.hidden, kernel_init=kernel_init, **options)
+        self.depthwise = Depthwise(c.hidden, c.kernel, rngs, causal=c.causal, **c.dtypes)
         self.inner_norm: nnx.BatchNorm | nnx.LayerNorm
         if c.norm == "batch":
-            self.inner_norm = nnx.BatchNorm(c.hidden, momentum=0.9, rngs=rngs, **c.dtypes)
+            self.inner_norm = nnx.BatchNorm(c.hidden, momentum=0.9, **options)
         else:
-            self.inner_norm = nnx.LayerNorm(c.hidden, rngs=rngs, **c.dtypes)
-        self.project = nnx.Linear(c.hidden, c.hidden, **options)
+            self.inner_norm = nnx.LayerNorm(c.hidden, **options)
+        self.project = nnx.Linear(c.hidden, c.hidden, kernel_init=c.branch_init, **options)
 
     def __call__(self, x: jax.Array, heard: jax.Array | None) -> jax.Array:
         """[b, s, d] -> [b, s, d]. What is not heard is silence to the convolution, and no part of batch norm's mean."""
@@ -172,11 +172,11 @@ class Layer(nnx.Module):
     """The macaron: half a feed-forward, attention, convolution, half a feed-forward, norm."""
 
     def __init__(self, c: SpeechConfig, rngs: nnx.Rngs):
-        self.feed1 = FeedForward(c.hidden, rngs, **c.dtypes)
+        self.feed1 = FeedForward(c, rngs)
         self.attention_norm = nnx.LayerNorm(c.hidden, rngs=rngs, **c.dtypes)
-        self.attention = Attention(c.hidden, c.heads, rngs, relative=c.relative, **c.dtypes)
+        self.attention = Attention(c.hidden, c.heads, rngs, relative=c.relative, out_init=c.branch_init, **c.dtypes)
         self.convolution = Convolution(c, rngs)
-        self.feed2 = FeedForward(c.hidden, rngs, **c.dtypes)
+        self.feed2 = FeedForward(c, rngs)
         self.norm = nnx.LayerNorm(c.hidden, rngs=rngs, **c.dtypes)
 
     def __call__(
@@ -190,8 +190,16 @@ class Layer(nnx.Module):
         return self.norm(x + 0.5 * self.feed2(x))
 
 
-# Under its own jit a layer's initialisation is traced once for all layers: deep models are built in no time.
-init_layer = nnx.jit(Layer, static_argnums=0)
+def init_layers(c: SpeechConfig, layers: int, rngs: nnx.Rngs) -> list[Layer]:
+    """Layers with parameters of their own; one is traced and compiled for all, so that deep models are built fast."""
+
+    @nnx.split_rngs(splits=layers)
+    @nnx.vmap
+    def stacked(rngs: nnx.Rngs) -> Layer:
+        return Layer(c, rngs)
+
+    structure, state = nnx.split(stacked(rngs))
+    return [nnx.merge(structure, jax.tree.map(lambda x, i=i: x[i], state)) for i in range(layers)]
 
 
 class Subsampling(nnx.Module):
@@ -217,7 +225,7 @@ class Stack(nnx.Module):
 
     def __init__(self, c: SpeechConfig, layers: int, rngs: nnx.Rngs):
         self.config = c
-        self.layers = nnx.List([init_layer(c, rngs) for _ in range(layers)])
+        self.layers = nnx.List(init_layers(c, layers, rngs))
 
     def __call__(self, x: jax.Array, heard: jax.Array | None = None) -> jax.Array:
         """Frames and which of them belong to the utterance (None: all) -> frames in their context."""
