@@ -11,7 +11,8 @@ Parameters: 24 L d^2 (two feed-forwards 16 d^2, attention 4 d^2 and its position
 counts include an LSTM transducer decoder, which is no part of this model: 1.5 million of the 10.3 of S, one LSTM of 3.3
 of the 30.7 of M and the 118.8 of L, two in XL and XXL. The 1.0 billion of XXL is rounded: its 42 layers have 1.01.
 
-Left out of the papers' training: dropout, SpecAugment, weight noise and the transducer loss.
+Left out of the papers' training: dropout, SpecAugment, weight noise and the transducer loss. Not in the papers: the
+last matrix of each residual branch begins small (`branch_init`), without which deep encoders are slow to start.
 """
 
 from dataclasses import dataclass
