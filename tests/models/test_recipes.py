@@ -30,6 +30,7 @@ LARGE = {
     "convnet": ("resnet18", {}),
     "amoebanet": ("72-512", {"layers": 1, "groups": 1}),
     "efficientnet": ("b0", {"depth": 0.1}),
+    "efficientdet": ("d0", {"depth": 0.1, "layers": 2}),
     "wide-resnet": ("13b", {"blocks": (1, 1, 1, 1)}),
     "conformer": ("g", FEW),
     "w2v-bert": ("xxl", FEW | {"prediction_layers": 2}),
