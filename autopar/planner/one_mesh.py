@@ -9,7 +9,7 @@ import dataclasses
 import fnmatch
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -225,11 +225,22 @@ def _hinted(atoms: Atoms, hints: Mapping[str, str]) -> dict[int, tuple[int, ...]
     return found
 
 
-def _turn(atoms: Atoms) -> int:
-    """The position where the backward pass begins, in the innermost loop, and most is held of the forward pass."""
+def _turn(atoms: Atoms, lives: Iterable[Lifetime]) -> int:
+    """The position of the backward pass, in the innermost loop, where most is held of the forward pass.
+
+    It is seldom the first: masks and other constants of the backward pass may be made before all else.
+    """
     late = [a for a in atoms.atoms if a.kind == "op" and is_late(a)]
     often = max((a.frequency for a in late), default=0.0)
-    return next((a.index for a in late if a.frequency == often), len(atoms.atoms) - 1)
+    change = np.zeros(len(atoms.atoms) + 1)
+    for life in lives:
+        maker = atoms.atoms[atoms.producer[life.value][0]]
+        if maker.kind == "op" and not is_late(maker):
+            nbytes = atoms.step.graph.values[life.value].nbytes
+            change[max(life.start, 0)] += nbytes
+            change[min(life.end, len(atoms.atoms) - 1) + 1] -= nbytes
+    held = np.cumsum(change)
+    return max((a.index for a in late if a.frequency == often), key=lambda k: held[k], default=len(atoms.atoms) - 1)
 
 
 def _possible(atoms: Atoms, atom: Atom) -> str:
@@ -255,7 +266,7 @@ class _Search:
         self.duals: Mapping[str, float] = {}
         self.budget = Budget(self.formulation, program.prepared.lives)
         if options.memory_price:
-            self.budget.rent(_turn(self.formulation.atoms), options.memory_price / 2**30)
+            self.budget.rent(_turn(self.formulation.atoms, program.prepared.lives), options.memory_price / 2**30)
         self.program.charge(self.budget.rents)
         self.tried: list[Priced] = []
         self.bound = 0.0
