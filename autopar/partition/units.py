@@ -1,8 +1,8 @@
 """Where a step may be cut: its forward pass as a chain of units.
 
-Between two units little passes on: no more than :data:`_NARROW` times the least that passes anywhere near, but for what
-is alive over much of the work wherever one cuts. In a Transformer these are the points where only the residual stream
-is alive (and, in a decoder, the encoder's output).
+Between two units little passes on: no more than :data:`_NARROW` times the least that passes anywhere near; or so much
+besides what is alive over much of the work, if that makes smaller units. In a Transformer these are the points where
+only the residual stream is alive (and, in a decoder, the encoder's output).
 Cuts that stand at the same place of repeated code (a layer's first line, reached from the same call) are taken or left
 together, so that equal layers become equal units; of layers that are too many, every second or third cut is taken.
 """
@@ -60,7 +60,9 @@ def find_units(step: Step, timing: Timing, most: int = 72) -> tuple[Unit, ...]:
         return ()
     flops = [_flops(op) for op in ops]
     crossing = _crossing_bytes(step, ops, flops, math.inf)
-    begins = [0, *(_marked(ops) or _cuts(ops, _crossing_bytes(step, ops, flops, _LONG), flops, most))]
+    passing = _crossing_bytes(step, ops, flops, _LONG)
+    cuts = _marked(ops) or _smallest([_cuts(ops, counted, flops, most) for counted in (crossing, passing)], flops)
+    begins = [0, *cuts]
     bounds = itertools.pairwise([*begins, len(ops)])
     return tuple(Unit(a, sum(flops[a:b]), crossing[a], ops_digest(step, ops[a:b])) for a, b in bounds)
 
@@ -134,8 +136,7 @@ def _cuts(ops: Sequence[Op], crossing: Sequence[int], flops: Sequence[float], mo
     # The most repeated first; among equals the one that leaves the least before its first cut.
     ordered = sorted(groups.values(), key=lambda g: (-len(g), g[0]))
     every = range(1, 1 + max(map(len, ordered), default=0))
-    tried = [_chosen([group[::n] for group in ordered], most) for n in every]
-    return min(tried, key=lambda cuts: _largest(cuts, done), default=[])
+    return _smallest([_chosen([group[::n] for group in ordered], most) for n in every], flops)
 
 
 def _chosen(groups: Iterable[list[int]], most: int) -> list[int]:
@@ -147,9 +148,14 @@ def _chosen(groups: Iterable[list[int]], most: int) -> list[int]:
     return sorted(chosen)
 
 
-def _largest(cuts: Sequence[int], done: Sequence[float]) -> float:
-    """The work of the largest unit."""
-    return max(done[b] - done[a] for a, b in itertools.pairwise([0, *cuts, len(done) - 1]))
+def _smallest(tried: Sequence[list[int]], flops: Sequence[float]) -> list[int]:
+    """The first of those cuts that leave the least work to the largest unit."""
+    done = list(itertools.accumulate(flops, initial=0.0))
+
+    def largest(cuts: Sequence[int]) -> float:
+        return max(done[b] - done[a] for a, b in itertools.pairwise([0, *cuts, len(flops)]))
+
+    return min(tried, key=largest, default=[])
 
 
 def _least_near(crossing: Sequence[int], done: Sequence[float], inner: Sequence[int], reach: float) -> list[int]:
