@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from autopar.ir import item_bytes
+from autopar.ir import NONE, item_bytes
 from autopar.plan import Argument, PlanFacts
 from autopar.report.common import device_names
 from autopar.report.paths import Keys, keys, shared_prefix
@@ -196,6 +196,8 @@ def pipeline_sentence(plan: PlanFacts) -> str:
     """A plan with stages in one sentence: schedule, micro-batches, and what each stage's devices do."""
     name = _SCHEDULES.get(plan.schedule, plan.schedule)
     said = [_stage_text(_unstacked(stage.plan)) for stage in plan.stages]
+    if len(said) == 1:
+        return _alone_text(plan, said[0])
     names = device_names(plan)
     if names:
         said = [f"{what}, on {name}" for what, name in zip(said, names, strict=True)]
@@ -205,6 +207,15 @@ def pipeline_sentence(plan: PlanFacts) -> str:
     else:
         where = "; ".join(f"{_stages_text(stages)}: {what}" for what, stages in runs)
     return f"{len(plan.stages)}-stage {name} pipeline, {plan.microbatches} micro-batches; {where}"
+
+
+def _alone_text(plan: PlanFacts, said: str) -> str:
+    """One stage is no pipeline: what it does of a step at a time, and what it computes again."""
+    parts = [f"{plan.microbatches} micro-batches"] if plan.microbatches > 1 else []
+    remat = plan.stages[0].remat
+    again = sum(word != NONE for word in remat)
+    parts += [said, *([f"recomputes {again} of {len(remat)} units"] if again else [])]
+    return "; ".join(parts)
 
 
 _SCHEDULES = {"1f1b": "1F1B", "gpipe": "GPipe", "zb-h1": "ZB-H1 (zero bubble)", "interleaved": "interleaved 1F1B"}

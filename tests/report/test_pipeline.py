@@ -35,6 +35,16 @@ def test_stages_that_differ_are_said_apart():
     assert sentence(three).endswith("; stages 1-2: one device")
 
 
+def test_one_stage_is_no_pipeline_and_says_what_it_computes_again():
+    plan = pipeline()
+    one = dataclasses.replace(plan, stages=(dataclasses.replace(plan.stages[0], remat=("none", "full", "attention")),))
+    said = sentence(one)
+    assert "pipeline" not in said and said.startswith("4 micro-batches; mesh x=2 y=4, data parallel over x")
+    assert said.endswith("; recomputes 2 of 3 units")
+    whole = dataclasses.replace(one, microbatches=1, stages=plan.stages[:1])
+    assert sentence(whole).startswith("mesh x=2 y=4, ") and "recomputes" not in sentence(whole)
+
+
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
 def test_no_line_is_wider_than_asked(width, schedule):
