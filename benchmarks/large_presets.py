@@ -54,7 +54,7 @@ class Case:
 
 
 def _equal(stages: int, microbatches: int = 32, **more: Any) -> dict[str, Any]:
-    return {"microbatches": microbatches, "stages": stages, "schedule": "gpipe"} | more
+    return {"microbatches": microbatches, "stages": stages} | more
 
 
 def _stages(microbatches: int, most: int = 8, **more: Any) -> dict[str, Any]:
