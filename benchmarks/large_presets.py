@@ -4,10 +4,10 @@
     python benchmarks/large_presets.py gpt:39b moe:70b     # some
 
 Each is planned in a process of its own: nothing but shapes is made of its parameters. A row passes if planning (tracing
-included) takes at most two minutes and the process 4 GiB, if its parameters are within 2% of the paper's (where they are
-not, docs/sizes.md says why), and if its stages are as even as asked. Clusters are those on which the papers trained, by
-their devices and links; batches those of the presets. `stages` and `balance` (the slowest stage over the mean, forward
-and backward of one micro-batch) are of pipelines. All times are predictions.
+included) takes at most two minutes and the process 4 GiB, if its parameters are within 2% of the paper's (docs/sizes.md
+says of each that is not, why), and if its stages are as even as asked. Clusters are those on which the papers trained,
+by their devices and links; batches those of the presets. `stages` and `balance` (the slowest stage over the mean,
+forward and backward of one micro-batch) are of pipelines. All times are predictions.
 """
 
 import argparse

@@ -30,9 +30,12 @@ def planned(staged, cluster=SLOW, **asked):
 def test_memory_binds_and_costs_time(staged):
     free = planned(staged, FOUR, max_stages=4)
     assert max(s.peak_bytes for s in free.stages) == free.peak_bytes
-    lean = planned(staged, FOUR, max_stages=4, memory_bytes=0.6 * free.peak_bytes)
-    assert lean.peak_bytes <= 0.6 * free.peak_bytes
-    assert lean.step_s > free.step_s
+    seconds = [free.step_s]
+    for share in (0.8, 0.6):
+        lean = planned(staged, FOUR, max_stages=4, memory_bytes=share * free.peak_bytes)
+        assert lean.peak_bytes <= share * free.peak_bytes
+        seconds.append(lean.step_s)
+    assert seconds == sorted(seconds) and seconds[-1] > seconds[0]
     with pytest.raises(InfeasibleError, match="micro-batches in flight"):
         planned(staged, FOUR, max_stages=4, memory_bytes=0.02 * free.peak_bytes)
 
