@@ -65,12 +65,8 @@ class _Assignment:
         self.ops = [op for op in self.graph.ops if op.id in early or op.id in late]
         self.makers = {v: op for op in self.ops for v in op.results}
         self.leaves = {self.graph.inputs[i]: i for i, _ in step.state}
-        self.joined = {
-            v: frozenset(loop.of[op.id])
-            for op in timing.loop
-            for v in op.results
-            if v in set(timing.summed) | set(timing.stacked)
-        }
+        joined = {*timing.summed, *timing.stacked}
+        self.joined = {v: frozenset(loop.of[op.id]) for op in timing.loop for v in op.results if v in joined}
         self.prepare, self.loop_reads = self._preparations(early, loop)
         self.places = self._places()
         self.kept = dict(self._seeds())

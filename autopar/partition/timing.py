@@ -21,7 +21,7 @@ which makes means over the batch means over the micro-batch, as in GPipe (Huang 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopar.errors import CouplingError, InternalError, PlanError
@@ -82,18 +82,9 @@ def time_step(step: Step, microbatches: int, *, per_microbatch: bool = False) ->
       PlanError: the batch cannot be cut into that many; the message says which numbers would do.
       CouplingError: the step couples its batch; the message names the user's lines.
     """
-    batch = _cut_inputs(step, microbatches)
-    whole: frozenset[int] = frozenset()
-    local: frozenset[int] = frozenset()
-    while True:
-        clock = _Clock(step, microbatches, batch, whole, local, per_microbatch)
-        clock.top()
-        if not clock.restart:
-            return clock.timing()
-        found = frozenset(clock.whole), frozenset(clock.local)
-        if found == (whole, local):
-            raise InternalError(f"timing {step.name} in {microbatches} micro-batches found nothing new, and no end")
-        whole, local = found
+    clock = _Clock(step, microbatches, _cut_inputs(step, microbatches), per_microbatch)
+    clock.top()
+    return clock.timing()
 
 
 def examples_of(step: Step) -> int:
@@ -124,24 +115,20 @@ def _cut_inputs(step: Step, microbatches: int) -> dict[int, int]:
 
 
 class _Clock:
-    """One pass over the step, with what earlier passes found must be known before or estimated."""
+    """Places the values of a step one op after the other.
 
-    def __init__(
-        self,
-        step: Step,
-        microbatches: int,
-        batch: Mapping[int, int],
-        whole: Iterable[int],
-        local: Iterable[int],
-        per_microbatch: bool,
-    ) -> None:
+    Where a value turns out to be wanted ``whole`` before the loop, or ``local``, the pass goes back to the op that
+    makes it: what is placed before that depends on no later op.
+    """
+
+    def __init__(self, step: Step, microbatches: int, batch: Mapping[int, int], per_microbatch: bool) -> None:
         self.step = step
         self.graph = step.graph
         self.values = step.graph.values
         self.mesh = (microbatches,)
         self.batch = batch
-        self.whole = set(whole)
-        self.local = set(local)
+        self.whole: set[int] = set()
+        self.local: set[int] = set()
         self.per_microbatch = per_microbatch
         self.places: dict[int, int] = dict.fromkeys(self.values, SAME)
         self.actions: dict[int, str] = {}
@@ -155,7 +142,7 @@ class _Clock:
             for v, _ in port.makes
         }
         self.readers = Counter(v for op in step.graph.ops for v in op.operands) + Counter(step.graph.outputs)
-        self.restart = False
+        self.anew: set[int] = set()  # values that are to be placed anew
 
     # forward: a placement for every value
 
@@ -164,11 +151,24 @@ class _Clock:
         for i, dim in self.batch.items():
             self.places[self.graph.inputs[i]] = LOCAL if one else dim
         differentiated = self._feeds_backward()
-        for op in self.graph.ops:
-            self._top_op(op, op.id in differentiated)
-            if self.restart:
-                return
+        ops = self.graph.ops
+        at = 0
+        while at < len(ops):
+            self._top_op(ops[at], ops[at].id in differentiated)
+            at = self._gone_back(at) if self.anew else at + 1
         sink(self.graph, self.places, self.actions, self._makes, (SAME, LOCAL))
+
+    def _gone_back(self, at: int) -> int:
+        """Forget what was placed from the first op on that makes a value to be placed anew; its position."""
+        while at >= 0 and self.anew:
+            op = self.graph.ops[at]
+            for inner in _with_inner(op):
+                self.actions.pop(inner.id, None)
+                self._set((*inner.results, *(v for region in inner.regions for v in region.inputs)), SAME)
+                self.anew.difference_update(inner.results)
+            at -= 1
+        self.anew.clear()  # the step's own inputs are placed already
+        return at + 1
 
     def _feeds_backward(self) -> set[int]:
         """Ops that a backward op depends on, and backward ops: what must run in the loop."""
@@ -193,7 +193,7 @@ class _Clock:
                 self._in_loop(op, places)
             elif LOCAL in places and op.where.phase != "update":
                 # Each micro-batch's sum goes with its own LOCAL values; sums of both would be something else.
-                if not self._in_loop(op, places) and not self.restart:
+                if not self._in_loop(op, places) and not self.anew:
                     self._coupled(op, late)
             elif not parts or not differentiated:
                 self._set(op.results, AFTER)
@@ -201,7 +201,7 @@ class _Clock:
                 self._coupled(op, late)
             return
         try:
-            if not self._in_loop(op, places) and not self.restart:
+            if not self._in_loop(op, places) and not self.anew:
                 self._mixed(op)
         except CouplingError:
             if differentiated:
@@ -316,7 +316,7 @@ class _Clock:
             return True
         if self._in_loop(op, places):
             return True
-        if not self.restart:
+        if not self.anew:
             late = [v for v, p in zip(op.operands, places, strict=True) if p <= SUM]
             self._coupled(op, late) if late else self._mixed(op)
         return False
@@ -353,8 +353,8 @@ class _Clock:
             return
         adds = all(self.maker[v].primitive in _ADDS for v in roots)
         if self.per_microbatch and roots and adds and not how and not roots <= self.local:
+            self.anew |= roots - self.local
             self.local |= roots
-            self.restart = True
             return
         advice = (
             "Options(per_microbatch=True) to compute such sums over each micro-batch alone (as GPipe does for batch "
@@ -368,8 +368,13 @@ class _Clock:
         )
 
     def _want_whole(self, ids: Iterable[int]) -> None:
-        self.whole.update(ids)
-        self.restart = True
+        found = set(ids) - self.whole
+        if not found:
+            raise InternalError(
+                f"timing {self.step.name} in {self.mesh[0]} micro-batches: no end, values {sorted(ids)}"
+            )
+        self.anew |= found
+        self.whole |= found
 
     def _light(self, v: int) -> bool:
         """Whether a value is computed from the data alone, without any matrix product, and outside of loops."""
@@ -461,6 +466,13 @@ class _Clock:
             tuple(v for v in wanted if v in looped and self._joined_later(v) and v in self.maker),
             frozenset(self.local),
         )
+
+
+def _with_inner(op: Op) -> Iterator[Op]:
+    """An op and those in its regions."""
+    yield op
+    for region in op.regions:
+        yield from region.walk()
 
 
 def _shift(place: int, by: int) -> int:
