@@ -57,6 +57,11 @@ def _equal(stages: int, microbatches: int = 32, **more: Any) -> dict[str, Any]:
     return {"microbatches": microbatches, "stages": stages} | more
 
 
+def _uneven(stages: int, microbatches: int = 32, **more: Any) -> dict[str, Any]:
+    """Stages of one device each, cut to take equal time."""
+    return {"microbatches": microbatches, "max_stages": stages, "mesh": (1,)} | more
+
+
 def _stages(microbatches: int, most: int = 8, **more: Any) -> dict[str, Any]:
     return {"microbatches": microbatches, "max_stages": most} | more
 
@@ -82,20 +87,37 @@ CASES = (
     Case("moe:70b", "v100-16gb:8x8", 70, _stages(128), {"optimizer": "adafactor"}),  # with Adam its state does not fit
     Case("wide-resnet:1b", "v100-16gb:4", 1.0, _stages(24, 4, per_microbatch=True)),
     Case("wide-resnet:4b", "v100-16gb:2x8", 4.0, _stages(24, per_microbatch=True)),
+    Case("wide-resnet:13b", "v100-16gb:8x8", 13, _stages(24, 16, per_microbatch=True)),
     # GShard (2020), GLaM (2021), GSPMD (2021), PaLM (2022): pods of TPUs, as one program.
     Case("gshard:37b", "tpu-v3:128", 37, _one()),
     Case("gshard:150b", "tpu-v3:512", 150, _one()),
     Case("gshard:600b", "tpu-v3:2048", 600, _one()),
     Case("glam:1.2t", "tpu-v4:1024", 1200, _one(mesh=(16, 64))),
     Case("gspmd-dense-scan:1t", "tpu-v3:2048", 1024 * 2**30 / 1e9, _one()),
+    Case("gspmd-dense-scan:128b", "tpu-v3:128", 128 * 2**30 / 1e9, _one()),
     Case("palm-scan:540b", "tpu-v4:4096", 540.35, _one()),
+    # Brainformers (2023), V-MoE (2021): TPUs, as one program.
+    Case("brainformer:8b64e", "tpu-v4:512", 158, _one()),
+    Case("vmoe:15b", "tpu-v3:2048", 14.7051, _one()),
     # GPipe (2019): as many equal partitions as accelerators.
     Case("transformer-l:24", "tpu-v3:2", 1.34, _equal(2), balance=1.1),
     Case("transformer-l:48", "tpu-v3:8", 2.55, _equal(8), balance=1.1),
-    Case("amoebanet:18-256", "tpu-v3:8", 0.1225, _equal(8, per_microbatch=True), balance=1.25),
-    # Llama 3 (2024), DeepSeek-V3 (2024).
+    Case("transformer-l-translation:64-16384-32", "tpu-v3:16", 6.0, _equal(16)),
+    Case("amoebanet:18-256", "tpu-v3:8", 0.1225, _uneven(8, per_microbatch=True), balance=1.25),
+    # Conformers: (2020), w2v-BERT (2021), BigSSL (2021).
+    Case("conformer:l", "tpu-v3:32", 0.1156, _one()),
+    Case("w2v-bert:xxl", "tpu-v3:512", 1.0, _one()),
+    Case("conformer:g", "tpu-v3:512", 8, _one()),
+    # EfficientNet (2019), EfficientDet (2020).
+    Case("efficientnet:b7", "tpu-v3:32", 0.066, _one()),
+    Case("efficientdet:d7", "tpu-v3:32", 0.052, _one()),
+    # Llama 3 (2024), DeepSeek-V2 and V3 (2024), PT-MoE (2025).
     Case("llama:8b", "h100:16x8", 8.03, _one()),
-    Case("deepseek:v3", "h100:256x8", 671, {"stages": 16, "microbatches": 120}),
+    Case("llama:70b", "h100:64x8", 70.6, _equal(4, 64)),
+    Case("llama:405b", "h100:2048x8", 406, _equal(16, 16)),
+    Case("deepseek:v2", "h100:64x8", 236, _equal(16, 144)),
+    Case("deepseek:v3", "h100:256x8", 671, _equal(16, 120)),
+    Case("parallel-track:64b", "tpu-v5p:1024", 64.14, _one()),
 )
 
 
