@@ -132,7 +132,9 @@ class MeshProgram:
         self.highs = HighsProgram(self.formulation.problem)
         self.build_s = prepared.seconds + time.perf_counter() - begin
 
-    def solve(self, options: Options, budget: float, time_limit_s: float, worth_s: float = math.inf) -> Candidate:
+    def solve(
+        self, options: Options, budget: float, time_limit_s: float, worth_s: float = math.inf, *, again: bool = False
+    ) -> Candidate:
         """The best choices.
 
         Args:
@@ -140,12 +142,13 @@ class MeshProgram:
           budget: bytes of one device. Only the last solution may have a limit: its rows stay.
           time_limit_s: wall time for the solver.
           worth_s: give up once it is proven that no plan takes less than this, seconds per step.
+          again: it will be solved again, at other prices: by the simplex method, which then begins where it ended.
 
         Raises:
           NoRoomError: nothing that fits into memory was found.
           SolverError: no plan was found in time.
         """
-        search = _Search(self, options, time_limit_s, worth_s)
+        search = _Search(self, options, time_limit_s, worth_s, again)
 
         def candidate(priced: Priced, status: str, bound: float) -> Candidate:
             return self._candidate(priced, status, bound, options, search)
@@ -254,7 +257,9 @@ class _StuckError(Exception):
 class _Search:
     """Solve, price, and add memory constraints until the plan fits."""
 
-    def __init__(self, program: MeshProgram, options: Options, time_limit_s: float, worth_s: float) -> None:
+    def __init__(
+        self, program: MeshProgram, options: Options, time_limit_s: float, worth_s: float, again: bool
+    ) -> None:
         self.formulation = program.formulation
         self.program = program.highs
         self.weigher = program.weigher
@@ -263,6 +268,7 @@ class _Search:
         self.options = options
         self.deadline = time.monotonic() + time_limit_s
         self.worth_s = worth_s
+        self.again = again
         self.duals: Mapping[str, float] = {}
         self.budget = Budget(self.formulation, program.prepared.lives)
         if options.memory_price:
@@ -311,6 +317,10 @@ class _Search:
             outcome = self._timed(solve_cbc(problem, self.left_s, options.mip_gap, self.budget.rents))
             return self._accept(outcome), outcome.status, outcome.bound
         program = self.program
+        if program.approachable and not self.again:
+            near, status, bound = self._approached()
+            if near is not None:
+                return near, status, bound
         relaxed = self._timed(program.relax(self.left_s))
         if relaxed.status == "infeasible":
             raise _StuckError
@@ -333,6 +343,19 @@ class _Search:
         assert best is not None
         bound = relaxed.bound if outcome.status == "infeasible" else max(outcome.bound, relaxed.bound)
         return best, outcome.status, bound
+
+    def _approached(self) -> tuple[Priced | None, str, float]:
+        """What a first-order method leads to, if it is within the gap asked for or shows that nothing is worth it."""
+        program = self.program
+        near = self._timed(program.approach(self.left_s))
+        best = self.price(near) if near.values else None
+        self.duals = self.duals or program.reduced_costs()
+        if best is not None and not near.integral and not self._good(best, near.bound):
+            dived = self._timed(program.dive(self.left_s / 2, self.options.mip_gap / 4))
+            best = _better(best, self.price(dived) if dived.values else None)
+        if self._good(best, near.bound):
+            return best, "optimal", near.bound
+        return (best, AT_LEAST, near.bound) if near.bound >= self.worth_s else (None, "", near.bound)
 
     def _timed(self, outcome: Outcome) -> Outcome:
         self.solve_s += outcome.solve_s

@@ -107,7 +107,7 @@ class AnyPrice:
           SolverError: the solver is missing or found nothing in time.
         """
         options = dataclasses.replace(self._options, memory_price=price)
-        found = self._program.solve(options, math.inf, options.time_limit_s)
+        found = self._program.solve(options, math.inf, options.time_limit_s, again=True)
         arguments = (self._cluster, self._mesh, options.strategy, found.certificate, warnings_of(found.atoms))
         facts = write_plan(found.atoms, found.priced, *arguments)
         work_s = work_seconds(found.atoms, found.priced, self._program.weigher)

@@ -2,6 +2,15 @@
 
 The relaxation is nearly always integral, so it is solved first and rounded; branching starts only if the
 rounded plan is farther from the bound than the gap asked for.
+
+On large programs the simplex method may take a minute where there are many equally good choices (axes of equal links).
+They are *approached* first. A first-order method (PDLP: Applegate et al., NeurIPS 2021) finds rough duals ``y`` in a
+second or two. All variables lie in [0, 1], so whatever ``y`` is,
+
+    y b + sum_j min(0, c_j - y A_j)
+
+is a bound (weak duality; inequalities need the right sign of ``y``). Over the few columns that these duals do not price
+out, simplex then takes a fraction of a second, and what it finds is feasible for the whole program.
 """
 
 from __future__ import annotations
@@ -9,7 +18,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import highspy
 import numpy as np
@@ -18,6 +27,18 @@ import pulp
 from autopar.errors import OptionError, SolverError, nearest
 
 SOLVERS = ("highs", "cbc")
+
+_LARGE = 20_000  # variables
+_ROUGH = 1e-3  # relative tolerance of the first-order method
+_ROUNDS = 4_000  # of that method: where it takes more, simplex is faster
+_DEAR = 1e-5  # of the objective: columns whose reduced cost is above that are priced out
+_USED = 1e-4  # ... unless the rough solution uses them so much
+_TOLERANCES = (
+    "primal_feasibility_tolerance",
+    "dual_feasibility_tolerance",
+    "pdlp_optimality_tolerance",
+    "kkt_tolerance",
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +71,7 @@ class HighsProgram:
         for v, c in problem.objective.items():
             cost[self._index[v]] = c
         self.scale = _scale(cost)
-        self._cost = cost * self.scale
+        self._cost = self._charged = cost * self.scale
         rows = problem.constraints()
         starts, columns, coefficients, lower, upper = [0], [], [], [], []
         for row in rows:
@@ -70,9 +91,10 @@ class HighsProgram:
         lp.a_matrix_.start_ = np.array(starts, dtype=np.int32)
         lp.a_matrix_.index_ = np.array(columns, dtype=np.int32)
         lp.a_matrix_.value_ = np.array(coefficients)
+        self._lp = lp
         self._rows = len(rows)
         self._integers = np.flatnonzero([v.cat == pulp.LpInteger for v in self._variables]).astype(np.int32)
-        self._solution = np.zeros(0)
+        self._solution = self._duals = np.zeros(0)
         self._highs = highspy.Highs()
         self._highs.setOptionValue("output_flag", False)
         self._highs.setOptionValue("threads", 1)
@@ -84,13 +106,64 @@ class HighsProgram:
         for v, c in extra.items():
             cost[self._index[v]] += c * self.scale
         n = len(cost)
+        self._charged = cost
         self._highs.changeColsCost(n, np.arange(n, dtype=np.int32), cost)
+
+    @property
+    def approachable(self) -> bool:
+        """Whether :meth:`approach` may be worth its while: the program is large, and no row was added to it."""
+        return len(self._cost) > _LARGE and self._rows == self._lp.num_row_ == self._problem.numConstraints()
+
+    def approach(self, time_limit_s: float) -> Outcome:
+        """A solution of the linear relaxation close to the best, and a proven bound; see the module docstring."""
+        begin = time.perf_counter()
+        self._kinds(highspy.HighsVarType.kContinuous)
+        rough = self._roughly(time_limit_s)
+        if not rough.values:
+            return rough
+        bound, reduced = self._weak_duality(np.array(self._highs.getSolution().row_dual))
+        free = (self._solution > _USED) | (reduced < _DEAR * abs(self._charged @ self._solution))
+        n = len(free)
+        upper = np.array(self._lp.col_upper_)
+        every = np.arange(n, dtype=np.int32)
+        self._highs.changeColsBounds(n, every, np.zeros(n), np.where(free, upper, 0.0))
+        found = self._run(time_limit_s, integers=False)
+        self._highs.changeColsBounds(n, every, np.zeros(n), upper)
+        self._highs.clearSolver()  # of the whole program, that basis is a bad beginning
+        self._duals = reduced
+        return replace(found, bound=bound / self.scale, solve_s=time.perf_counter() - begin)
+
+    def _roughly(self, time_limit_s: float) -> Outcome:
+        """The relaxation by the first-order method."""
+        highs = self._highs
+        before = {name: value for name in _TOLERANCES for _, value in [highs.getOptionValue(name)]}
+        for name in _TOLERANCES:
+            highs.setOptionValue(name, _ROUGH)
+        highs.setOptionValue("pdlp_iteration_limit", _ROUNDS)
+        highs.setOptionValue("solver", "pdlp")
+        outcome = self._run(time_limit_s, integers=False)
+        highs.setOptionValue("solver", "choose")
+        for name, value in before.items():
+            highs.setOptionValue(name, value)
+        return outcome
+
+    def _weak_duality(self, y: np.ndarray) -> tuple[float, np.ndarray]:
+        """The bound that duals give, whatever they are, and their reduced costs."""
+        lp = self._lp
+        low, high = np.array(lp.row_lower_), np.array(lp.row_upper_)
+        y = np.where(np.isinf(low), np.minimum(y, 0.0), np.where(np.isinf(high), np.maximum(y, 0.0), y))
+        per_entry = np.repeat(y, np.diff(lp.a_matrix_.start_)) * lp.a_matrix_.value_
+        reduced = self._charged - np.bincount(lp.a_matrix_.index_, per_entry, minlength=len(self._charged))
+        sides = np.where(y > 0, np.where(np.isinf(low), 0.0, low), np.where(np.isinf(high), 0.0, high))
+        return float(y @ sides + np.minimum(reduced, 0.0).sum()), reduced
 
     def relax(self, time_limit_s: float) -> Outcome:
         """Solve the linear relaxation, starting from the last basis."""
         self._sync()
         self._kinds(highspy.HighsVarType.kContinuous)
-        return self._run(time_limit_s, integers=False)
+        found = self._run(time_limit_s, integers=False)
+        self._duals = np.array(self._highs.getSolution().col_dual)
+        return found
 
     def dive(self, time_limit_s: float, gap: float) -> Outcome:
         """Keep the options on which the last relaxation is decided, and branch on the others alone.
@@ -115,10 +188,9 @@ class HighsProgram:
 
     def reduced_costs(self) -> dict[str, float]:
         """Of the integer variables at the last relaxation: how much the objective grows per unit, at the least."""
-        duals = np.array(self._highs.getSolution().col_dual)
-        if len(duals) != len(self._variables):
+        if len(self._duals) != len(self._variables):
             return {}
-        return {self._variables[i].name: float(duals[i]) / self.scale for i in self._integers}
+        return {self._variables[i].name: float(self._duals[i]) / self.scale for i in self._integers}
 
     def _sync(self) -> None:
         for row in self._problem.constraints()[self._rows :]:

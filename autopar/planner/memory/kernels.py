@@ -74,10 +74,9 @@ class _Builder:
         self.waiting: set[Key] = set()  # copies made at their first reader
         self.top: list[Kernel] = []
         self.loops: dict[int, Kernel] = {}
-        self.around: dict[int, int] = {}  # op in a region -> the op that holds the region
-        for atom in self.atoms.atoms:
-            if atom.op is not None and atom.kind == "port":
-                self.around.update((o.id, atom.op.id) for region in atom.op.regions for o in region.ops)
+        holders = {atom.op.id: atom.op for atom in self.atoms.atoms if atom.op is not None and atom.kind == "port"}
+        self.around = {o.id: k for k, op in holders.items() for region in op.regions for o in region.ops}
+        """Op in a region -> the op that holds the region."""
 
     def run(self) -> KernelList:
         end = len(self.atoms.atoms)
