@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from autopar import Cluster, OptionError
 from autopar.prediction import Chain, Parallel, Prediction, Sizes, predict_memory, predict_step
@@ -73,6 +74,12 @@ def gpt(row: Row, **sizes: object) -> Sizes:
     )
 
 
+def degrees(row: Row) -> dict[str, int]:
+    """What a row says of parallelism and batch."""
+    names = ("tensor", "pipeline", "data", "interleave", "global_batch")
+    return {name: int(row[name]) for name in names if name in row}
+
+
 def hosts(device: str, devices: int) -> Cluster:
     """So many devices, eight to a host."""
     return Cluster.parse(f"{device}:{devices}" if devices <= 8 else f"{device}:{devices // 8}x8")
@@ -80,13 +87,8 @@ def hosts(device: str, devices: int) -> Cluster:
 
 # Micro-batches and layers per stage: Megatron-LM, examples/sc21/run_table_1.sh. Its DDP=torch hides gradients behind
 # the backward pass, its DDP=local does not.
-_SC21 = {
-    "1.7": (16, 1, True),
-    "7.5": (16, 1, True),
-    "39.1": (4, 1, False),
-    "145.6": (2, 2, False),
-    "529.6": (1, 3, False),
-}
+_SC21 = {"1.7": (16, 1, True), "7.5": (16, 1, True)}
+_SC21 |= {"39.1": (4, 1, False), "145.6": (2, 2, False), "529.6": (1, 3, False)}
 
 
 def megatron_a100() -> Iterator[Run]:
@@ -95,26 +97,13 @@ def megatron_a100() -> Iterator[Run]:
         size, interleave, overlap = _SC21[row["params_b"]]
         model, devices, batch = gpt(row, dropout=True, dtype="float16"), int(row["devices"]), int(row["global_batch"])
         asked = Parallel(
-            tensor=int(row["tensor"]),
-            pipeline=int(row["pipeline"]),
-            data=int(row["data"]),
-            microbatch_size=size,
-            global_batch=batch,
-            interleave=interleave,
-            remat="full",
-            overlap_data=overlap,
+            **degrees(row), microbatch_size=size, interleave=interleave, remat="full", overlap_data=overlap
         )
         flops = 96 * batch * model.sequence * model.layers * model.hidden**2
         flops *= 1 + model.sequence / (6 * model.hidden) + model.vocab / (16 * model.layers * model.hidden)
         run = once(model, hosts("a100-80gb", devices), asked, _rate(flops, devices))
-        yield Run(
-            "megatron_a100",
-            f"{row['params_b']}B on {devices}",
-            "TFLOP/s",
-            float(row["tflops_per_device"]),
-            "a100-80gb",
-            run,
-        )
+        name, published = f"{row['params_b']}B on {devices}", float(row["tflops_per_device"])
+        yield Run("megatron_a100", name, "TFLOP/s", published, "a100-80gb", run)
 
 
 def _rate(flops: float, devices: int, unit: float = 1e12) -> Measure:
@@ -126,15 +115,7 @@ def megatron_sequence_parallel_a100() -> Iterator[Run]:
     for row, size in zip(rows("megatron_sequence_parallel_a100"), (4, 1), strict=True):
         model, cluster = gpt(row, dropout=True, dtype="float16"), hosts("a100-80gb", int(row["devices"]))
         for column, remat in (("full_recompute", "full"), ("selective_recompute_sequence_parallel", "selective")):
-            asked = Parallel(
-                tensor=int(row["tensor"]),
-                pipeline=int(row["pipeline"]),
-                microbatch_size=size,
-                global_batch=int(row["global_batch"]),
-                interleave=int(row["interleave"]),
-                remat=remat,
-                sequence_parallel=remat == "selective",
-            )
+            asked = Parallel(**degrees(row), microbatch_size=size, remat=remat, sequence_parallel=remat == "selective")
             run = once(model, cluster, asked, lambda found: found.step_s)
             published = float(row[f"step_s_{column}"])
             yield Run(
@@ -151,14 +132,12 @@ def megatron_h100() -> Iterator[Run]:
     """TFLOP/s per device of model FLOPs."""
     for row in rows("megatron_h100"):
         model, devices = gpt(row, tied=False), int(row["devices"])
+        given = degrees(row)
         asked = Parallel(
-            tensor=int(row["tensor"]),
-            pipeline=int(row["pipeline"]),
-            data=int(row["data"]),
+            **given,
             microbatch_size=_H100[row["params_b"]],
-            global_batch=int(row["global_batch"]),
-            interleave=2 if int(row["pipeline"]) > 1 else 1,
-            sequence_parallel=int(row["tensor"]) > 1,
+            interleave=2 if given["pipeline"] > 1 else 1,
+            sequence_parallel=given["tensor"] > 1,
             zero=1,
         )
         run = once(model, hosts("h100", devices), asked, lambda found: found.tflops_per_device)
@@ -169,12 +148,8 @@ def megatron_h100() -> Iterator[Run]:
 def alpa_v100() -> Iterator[Run]:
     """TFLOP/s per device, what is computed again counted; gigabytes are 2^30 bytes in Alpa's code."""
     for row in rows("alpa_v100"):
-        device, method, devices, batch = (
-            row["device"].split()[0],
-            row["method"],
-            int(row["devices"]),
-            int(row["batch"]),
-        )
+        device, method = row["device"].split()[0], row["method"]
+        devices, batch = int(row["devices"]), int(row["batch"])
         name = f"h{row['hidden']}, {method.split(';')[0]}"
         if "README" in row["source"]:
             # 32 heads, and gradients scattered: benchmark/alpa/suite_manual_gpt.py.
@@ -208,11 +183,11 @@ def alpa_flops(model: Sizes, batch: int) -> float:
     return 96 * tokens * model.layers * h**2 * (1 + model.sequence / (6 * h)) + 6 * tokens * h * model.vocab
 
 
-_FIG7 = {"gpt-350m": (1024, 24, 16), "gpt-2.6b": (2560, 32, 32), "gpt-15b": (5120, 48, 40), "gpt-39b": (8192, 48, 64)}
 # (data, tensor, sequences of a micro-batch): benchmark/alpa/exp_intra_only.py, which runs the two largest on parts of
 # the batch of 1024.
 _INTRA = {"gpt-350m": (1, 1, 16), "gpt-2.6b": (4, 2, 32), "gpt-15b": (4, 8, 8), "gpt-39b": (2, 32, 2)}
 _USABLE = 0.9  # of memory, which is what jax allocates
+_FULL: dict[str, Any] = {"global_batch": 1024, "remat": "full"}
 
 
 def alpa_gpt_fig7() -> Iterator[Run]:
@@ -223,29 +198,11 @@ def alpa_gpt_fig7() -> Iterator[Run]:
     """
     for row in rows("alpa_gpt_fig7"):
         name, devices = row["model"].split()[0], int(row["devices"])
-        hidden, layers, heads = _FIG7[name]
-        plain = Sizes(
-            name=name,
-            hidden=hidden,
-            layers=layers,
-            heads=heads,
-            sequence=1024,
-            vocab=51_200,
-            positions=1024,
-            dtype="float16",
-        )
+        plain, _ = sizes_of(name.replace("-", ":"), dtype="float16")
         data, tensor, micro = _INTRA[name]
-        intra = Parallel(
-            data=data,
-            tensor=tensor,
-            microbatch_size=micro // data,
-            global_batch=1024,
-            remat="full",
-            zero=1 if data > 1 else 0,
-        )
+        intra = Parallel(**_FULL, data=data, tensor=tensor, microbatch_size=micro // data, zero=int(data > 1))
         inter = [
-            Parallel(pipeline=devices, microbatch_size=size, global_batch=1024, remat="full", split="balanced")
-            for size in (1, 2, 4, 8, 16)
+            Parallel(**_FULL, pipeline=devices, microbatch_size=size, split="balanced") for size in (1, 2, 4, 8, 16)
         ]
         for column, model, asked in (
             ("megatron", replace(plain, dropout=True), grid(devices, "even")),
@@ -262,15 +219,7 @@ def grid(devices: int, split: str) -> list[Parallel]:
     """Powers of two in every degree, tensor parallelism inside hosts."""
     twos = [2**i for i in range(devices.bit_length()) if 2**i <= devices]
     return [
-        Parallel(
-            tensor=t,
-            pipeline=p,
-            data=devices // t // p,
-            microbatch_size=size,
-            global_batch=1024,
-            remat="full",
-            split=split,
-        )
+        Parallel(**_FULL, tensor=t, pipeline=p, data=devices // t // p, microbatch_size=size, split=split)
         for t, p, size in itertools.product(twos, twos, (1, 2, 4, 8, 16))
         if t <= 8 and t * p <= devices and 1024 % (devices // t // p * size) == 0
     ]
@@ -337,22 +286,12 @@ def lingvo_gspmd_tpuv3() -> Iterator[Run]:
     """Tokens per second.
 
     Weights are split over both axes of the mesh; activations by batch over the first, by width over the second; layers
-    are computed again (Xu et al. 2021, section 5.1). Heads have 256 numbers in the first, 128 in the second.
+    are computed again (Xu et al. 2021, section 5.1).
     """
     for row in rows("lingvo_gspmd_tpuv3"):
         data, tensor = map(int, row["mesh"].split("x"))
         batch = int(row["batch_sequences"])
-        model = Sizes(
-            name=f"lingvo-{row['params_b']}b",
-            hidden=int(row["model_dim"]),
-            layers=int(row["layers"]),
-            heads=int(row["heads"]),
-            head=256 if row["params_b"] == "137.7" else 128,
-            ffn=int(row["ffn_dim"]),
-            sequence=int(row["seq"]),
-            vocab=int(row["vocab"]),
-            optimizer="adafactor",
-        )
+        model, _ = sizes_of("gspmd-dense:128b" if row["params_b"] == "137.7" else "gspmd-dense:174b")
         asked = Parallel(
             tensor=tensor,
             data=data,
@@ -451,7 +390,7 @@ FITTED_ON: dict[str, tuple[tuple[str, str, str], tuple[str, str, str]]] = {
     "v100": (("alpa_v100", "h2048, auto", "TFLOP/s"), ("alpa_v100", "h3072, auto", "TFLOP/s")),
     "tpu-v3": (
         ("lingvo_gspmd_tpuv3", "137.7B on 128", "tokens/s"),
-        ("lingvo_gspmd_tpuv3", "174.4B on 2048", "tokens/s"),
+        ("gshard_tpuv3", "600B on 2048", "steps/s"),
     ),
     "tpu-v5e": (("maxtext_v5e", "16B on 1 slice", "TFLOP/s"), ("maxtext_v5e", "64B on 32 slices", "TFLOP/s")),
 }

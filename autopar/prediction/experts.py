@@ -39,6 +39,7 @@ def routed(sizes: Sizes, setting: Setting) -> Unit:
     item, h, experts, tokens = BYTES[sizes.dtype], sizes.hidden, sizes.experts, setting.tokens(sizes.sequence)
     group = min(sizes.group or tokens, tokens)
     groups, slots = tokens / group, capacity(sizes, group)
+    rows = groups * slots * setting.expert
     gate = _SOFTMAX + _CHOICE * sizes.choices
     kernels = (
         norm(sizes, setting),
@@ -46,7 +47,7 @@ def routed(sizes: Sizes, setting: Setting) -> Unit:
         sweep(tokens * experts, 4, gate / 2, gate / 2, gate / 2, keeps=4),
         sweep(tokens * experts * slots, item, 0, 2, 2, keeps=2 * item),
         matmul(experts * slots, group, h, item, count=groups, kept=False),
-        *ffn_kernels(sizes, setting, groups * slots * setting.expert, experts / setting.expert, kept=True),
+        *ffn_kernels(sizes, setting, rows, sizes.expert_parameters, experts / setting.expert, kept=True),
         matmul(group, experts * slots, h, item, count=groups, kept=False),
         residual(sizes, setting),
     )
@@ -62,6 +63,6 @@ def routed(sizes: Sizes, setting: Setting) -> Unit:
         exchanges,
         exchanges,
         parameters=h * experts,
-        expert_parameters=experts / setting.expert * sizes.ffn_parameters / setting.tensor,
+        expert_parameters=experts / setting.expert * sizes.expert_parameters / setting.tensor,
         output_bytes=tokens * h * item,
     )

@@ -123,11 +123,7 @@ class Parallel:
             )
 
     def _check_transformer(self, sizes: Sizes, replicas: int) -> None:
-        for what, count in (
-            ("heads", sizes.heads),
-            ("feed-forward columns", sizes.width),
-            ("rows of vocab", sizes.vocab),
-        ):
+        for what, count in (("heads", sizes.heads), ("feed-forward columns", sizes.width)):  # a vocabulary is padded
             if count % self.tensor:
                 raise OptionError(f"{sizes.name}: {count} {what} do not divide among tensor={self.tensor} devices")
         if self.sequence_parallel and sizes.sequence % self.tensor:

@@ -34,13 +34,19 @@ def residual(sizes: Sizes, setting: Setting) -> Kernel:
 
 
 def ffn_kernels(
-    sizes: Sizes, setting: Setting, rows: float, count: float = 1, *, kept: bool = False
+    sizes: Sizes, setting: Setting, rows: float, parameters: float, count: float = 1, *, kept: bool = False
 ) -> tuple[Kernel, ...]:
     """Up, activation, down: of ``rows`` tokens; or ``count`` of them side by side, one for each expert.
 
-    ``kept`` says that nothing before it keeps its input.
+    Args:
+      sizes, setting: of the model, and of a device.
+      rows: tokens.
+      parameters: of one on all devices, two or three matrices.
+      count: how many.
+      kept: nothing before it keeps its input.
     """
-    item, width, up = BYTES[sizes.dtype], sizes.width / setting.tensor, 2 if sizes.gated else 1
+    item, width = BYTES[sizes.dtype], sizes.width / setting.tensor
+    up = round(parameters / (sizes.hidden * sizes.width)) - 1
     numbers, grown = rows * width * count, setting.gradient_bytes
     activation = (
         sweep(numbers, item, 0, 0, up, keeps=up * item)

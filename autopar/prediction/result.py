@@ -19,8 +19,8 @@ class Prediction:
       devices: how many.
       microbatches: of a step, on each replica.
       step_s: seconds of a step.
-      tokens_per_s: of all devices (examples per second, where an example has no tokens). Of a model with two sides,
-        tokens of both.
+      tokens_per_s: of all devices; of a model with two sides, tokens of both. Where an example has no tokens, examples.
+      unit: of these: ``tokens``, ``images``, ...
       tflops_per_device: model FLOPs per second and device, in TFLOP/s: three times the forward pass's matrix products,
         attention in full, nothing that is computed again.
       hardware_tflops_per_device: the same with full recomputation counted: four times the forward pass. Equal to
@@ -41,6 +41,7 @@ class Prediction:
     microbatches: int
     step_s: float
     tokens_per_s: float
+    unit: str
     tflops_per_device: float
     hardware_tflops_per_device: float
     mfu: float

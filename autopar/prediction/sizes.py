@@ -25,7 +25,8 @@ class Sizes:
       head: size of a head; None is hidden / heads.
       kv_heads: heads of keys and values; None is as many as of queries.
       ffn: width of the feed-forward, and of an expert; None is 4 x hidden.
-      gated: the feed-forward multiplies two projections (SwiGLU).
+      gated: a dense feed-forward multiplies two projections (SwiGLU).
+      gated_experts: so does an expert; None is as a dense one.
       tied: the embedding is the output layer too.
       positions: rows of a learned table of positions; 0 if they are computed.
       one_norm: attention and feed-forward read one normalised copy of the stream, side by side (PaLM).
@@ -58,6 +59,7 @@ class Sizes:
     kv_heads: int | None = None
     ffn: int | None = None
     gated: bool = False
+    gated_experts: bool | None = None
     tied: bool = True
     positions: int = 0
     one_norm: bool = False
@@ -120,8 +122,14 @@ class Sizes:
 
     @property
     def ffn_parameters(self) -> int:
-        """Of one feed-forward, or one expert."""
+        """Of one dense feed-forward."""
         return (3 if self.gated else 2) * self.hidden * self.width
+
+    @property
+    def expert_parameters(self) -> int:
+        """Of one expert."""
+        gated = self.gated if self.gated_experts is None else self.gated_experts
+        return (3 if gated else 2) * self.hidden * self.width
 
     def routed(self, layer: int) -> bool:
         """Whether the feed-forward of a layer is a set of experts."""
@@ -153,11 +161,11 @@ class Sizes:
     @property
     def active_parameters(self) -> int:
         """Those that one token uses."""
-        idle = self.routed_layers * max(0, self.experts - self.choices) * self.ffn_parameters
+        idle = self.routed_layers * max(0, self.experts - self.choices) * self.expert_parameters
         return self.parameters - idle
 
     def _routed_parameters(self, experts: int) -> int:
-        return experts * self.ffn_parameters + self.hidden * experts
+        return experts * self.expert_parameters + self.hidden * experts
 
     @property
     def tokens_per_example(self) -> int:
@@ -170,9 +178,9 @@ class Sizes:
         This is the count of "model FLOPs" of Narayanan et al. 2021 and Chowdhery et al. 2022 (a third of theirs, which
         are of training): 2 per multiplication and addition, 4 s per head number for attention to s words.
         """
-        ffns = self.layers + self.routed_layers * (self.choices - 1)
-        weights = self.attentions * self.attention_parameters + ffns * self.ffn_parameters
-        weights += self.routed_layers * self.hidden * self.experts
+        weights = self.attentions * self.attention_parameters
+        weights += (self.layers - self.routed_layers) * self.ffn_parameters
+        weights += self.routed_layers * (self.choices * self.expert_parameters + self.hidden * self.experts)
         attention = 4 * self.sequence * self.heads * self.head_size * self.attentions
         return self.sequence * (2 * weights + attention + 2 * self.vocab * self.hidden)
 

@@ -312,7 +312,10 @@ class _Step:
         rate = 3 * self.model.flops_per_example() * batch / step_s / self.given.devices
         again = rate * (4 / 3 if self.asked.remat == "full" else 1)
         peak = device.peak(self.model.dtype)
-        tokens = 1 if isinstance(self.model, Chain) else self.model.tokens_per_example
+        if isinstance(self.model, Chain):
+            tokens, unit = 1, self.model.unit
+        else:
+            tokens, unit = self.model.tokens_per_example, "tokens"
         exposed = (Cause.TENSOR, Cause.EXPERT, Cause.DATA)
         return Prediction(
             self.model.name,
@@ -321,6 +324,7 @@ class _Step:
             self.microbatches,
             step_s,
             batch * tokens / step_s,
+            unit,
             rate / 1e12,
             again / 1e12,
             rate / peak,

@@ -85,7 +85,9 @@ def _core(sizes: Sizes, setting: Setting, *, causal: bool) -> Iterator[Kernel]:
         )
         return
     dropped = MASK_BYTES if sizes.dropout else 0
-    yield matmul(seq, head, seq, item, count=tokens / seq * heads, read_item=read, cause=Cause.ATTENTION, core=True)
+    yield matmul(
+        seq, head, seq, item, count=tokens / seq * heads, read_item=read, cause=Cause.ATTENTION, core=True, kept=False
+    )
     if setting.compiled:
         # A row's maximum and sum, then its weights, which only a matmul reads: stored as it reads them, in 16 bits.
         yield sweep(scores, 1, 2 * item, read, 2 * item + 3 * read, keeps=read + dropped, core=True)
@@ -97,11 +99,11 @@ def _core(sizes: Sizes, setting: Setting, *, causal: bool) -> Iterator[Kernel]:
     yield matmul(
         seq, seq, head, item, count=tokens / seq * heads, read_item=read, cause=Cause.ATTENTION, core=True, kept=False
     )
-    yield Kernel(Cause.MEMORY, kept_bytes=tokens * head * 2 * kv * item)  # keys and values wait for the backward pass
+    yield Kernel(Cause.MEMORY, kept_bytes=tokens * head * (heads + 2 * kv) * item)  # queries, keys and values wait
 
 
 def _feed_forward(sizes: Sizes, setting: Setting) -> Unit:
-    kernels = ffn_kernels(sizes, setting, setting.tokens(sizes.sequence))
+    kernels = ffn_kernels(sizes, setting, setting.tokens(sizes.sequence), sizes.ffn_parameters)
     if not sizes.one_norm:
         kernels = (norm(sizes, setting), *kernels, residual(sizes, setting))
     collectives = (*into(sizes, setting), *out_of(sizes, setting))

@@ -50,7 +50,7 @@ def simulate_schedule(
     task_s: Callable[[Task], float],
     transfer_s: Callable[[int, int], float],
     *,
-    ahead_s: Callable[[Task], float] = lambda task: 0.0,
+    ahead_s: Callable[[Task], float] = lambda task: 0,
 ) -> Timeline:
     """Run ``schedule`` in time.
 

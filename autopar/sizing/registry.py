@@ -24,7 +24,7 @@ def sizes_of(name: str, **changes: Any) -> tuple[Sizes | Chain, int]:
     """The sizes of a model of the zoo, and the batch that its preset trains on.
 
     Args:
-      name: family and preset: ``gpt:39b``.
+      name: family and preset: ``gpt:39b``; a family alone is its ``toy``.
       **changes: fields of the preset's config, such as ``sequence=2048``.
 
     Raises:
@@ -37,6 +37,7 @@ def sizes_of(name: str, **changes: Any) -> tuple[Sizes | Chain, int]:
     if family not in MODELS:
         raise OptionError(f"unknown model {family!r}: {nearest(family, MODELS)}")
     presets = MODELS[family].presets
+    preset = preset or "toy"
     if preset not in presets:
         raise OptionError(f"unknown preset {preset!r} of {family!r}: {nearest(preset, presets)}")
     config = presets[preset]
@@ -136,6 +137,8 @@ def _glam(name: str, c: GLaMConfig) -> Sizes:
         heads=c.heads,
         head=c.head,
         ffn=c.ffn,
+        gated=True,
+        gated_experts=False,
         sequence=c.sequence,
         vocab=c.vocab,
         **_experts(c, 2),
