@@ -6,6 +6,9 @@ Example:
   ... def train_step(state, batch): ...
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from autopar.api import (
     Executable,
     Parallelized,
@@ -36,6 +39,9 @@ from autopar.mesh import Cluster
 from autopar.planner import Options
 from autopar.sharding.rules import register_rule
 
+if TYPE_CHECKING:
+    from autopar.sizing import predict
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -61,7 +67,15 @@ __all__ = [
     "load_plan",
     "parallelize",
     "plan",
+    "predict",
     "register_rule",
     "shutdown",
     "stage_boundary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``predict`` knows the models of the zoo, which import flax and optax: it is loaded when it is first asked for."""
+    if name == "predict":
+        return importlib.import_module("autopar.sizing").predict
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ from rich.text import Text
 from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
 from autopar.cli.arguments import find_data, find_model, provide_devices
 from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, Sizes, with_planning_options
+from autopar.cli.predicting import predict_command
 from autopar.cli.progress import notes, planning, record_to, training
 from autopar.cli.training import BATCHES_PER_SEED, Asked, bubbles, summary, train
 from autopar.cli.zoo import families, presets
@@ -36,6 +37,7 @@ app = typer.Typer(
 Examples:
   autopar models
   autopar plan gpt --cluster cpu:8
+  autopar predict llama:8b --cluster h100:16x8 --data 128 --zero 3
   autopar train moe --cluster cpu:8 --steps 50
 
 autopar COMMAND --help shows more.""",
@@ -175,6 +177,9 @@ def train_command(
         out.print(f"{bubbles(step)}\n")
     if step.programs:
         print_audit(step.audit, out)
+
+
+app.command("predict")(predict_command)
 
 
 @app.command()

@@ -57,9 +57,21 @@ def find_model(name: str, preset: str | None, sizes: Sequence[str], **more: Any)
       OptionError: there is no such model, preset or size, or the sizes do not go together.
     """
     try:
-        return get(name, preset=preset or "toy", **(dict(map(_size, sizes)) | more))
+        return get(name, preset=preset or "toy", **(sizes_from(sizes) | more))
     except ValueError as error:
         raise OptionError(f"{error}") from None
+
+
+def sizes_from(typed: Sequence[str]) -> dict[str, Any]:
+    """``["layers=4", "tied=false"]`` as values.
+
+    >>> sizes_from(["layers=4", "tied=false", "dtype=float32"])
+    {'layers': 4, 'tied': False, 'dtype': 'float32'}
+
+    Raises:
+      OptionError: one has no ``=``.
+    """
+    return dict(map(_size, typed))
 
 
 def find_data(recipe: Recipe, path: Path | None) -> Data:

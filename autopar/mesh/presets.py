@@ -93,6 +93,16 @@ _CPU = Device(
     10 * MICRO,
     "order of magnitude of one of several virtual devices on a 2-core host; calibrate for better",
 )
+_P100 = Device(
+    "p100-16gb",
+    {"float16": 18.7 * TERA, "bfloat16": 9.3 * TERA, "float32": 9.3 * TERA, "float64": 4.7 * TERA},
+    732 * GIGA,
+    16 * GIB,
+    4 * MICRO,
+    "NVIDIA P100 PCIe data sheet; PCIe 3.0 x16, 16 GB/s per direction, and no NVLink; 25 Gbit/s network per 8-GPU host "
+    "assumed",
+    efficiency=0.7,
+)
 _A100 = Device(
     "a100-80gb",
     {
@@ -156,6 +166,7 @@ PRESETS: Mapping[str, Preset] = {
     "cpu": Preset(_CPU, 50 * MICRO, 2 * GIGA, "host", None, 500 * MICRO, gbit_per_s(10), gbit_per_s(10)),
     "v100-16gb": _v100("v100-16gb", 16),
     "v100-32gb": _v100("v100-32gb", 32),
+    "p100-16gb": _gpu(_P100, 16 * GIGA, 1, 25, 50 * MICRO),
     "a100-80gb": _gpu(_A100, 300 * GIGA, 8, 200, 20 * MICRO),
     "h100": _hopper("h100", 3350 * GIGA, 80 * GIGA, "NVIDIA H100 SXM data sheet"),
     "h200": _hopper("h200", 4800 * GIGA, 141 * GIGA, "NVIDIA H200 SXM data sheet"),

@@ -46,7 +46,11 @@ class Timeline:
 
 
 def simulate_schedule(
-    schedule: Schedule, task_s: Callable[[Task], float], transfer_s: Callable[[int, int], float]
+    schedule: Schedule,
+    task_s: Callable[[Task], float],
+    transfer_s: Callable[[int, int], float],
+    *,
+    ahead_s: Callable[[Task], float] = lambda task: 0,
 ) -> Timeline:
     """Run ``schedule`` in time.
 
@@ -59,6 +63,7 @@ def simulate_schedule(
       transfer_s: seconds from the end of a task on the first stage until the second stage can read its result. Asked
         once for each pair of neighbours: (s, s + 1) for activations and, in training, (s + 1, s) for their gradients;
         also where both stages are on one worker. A value that skips stages has as long as its way through them.
+      ahead_s: of a task's seconds, those that need nothing from other stages: spent while it waits, if it waits.
 
     Raises:
       PlanError: the schedule deadlocks.
@@ -77,10 +82,10 @@ def simulate_schedule(
     events = []
     for worker, task in executed(schedule):
         program, m = (task.kind, task.stage), task.microbatch
-        start = free[worker]
+        seconds, start = _seconds(task_s(task), task), free[worker]
+        ahead = min(ahead_s(task), seconds)
         for needed, delay in arrivals[program]:
-            start = max(start, ends[needed][m] + delay)
-        seconds = _seconds(task_s(task), task)
+            start = max(start, ends[needed][m] + delay - ahead)
         free[worker] = ends[program][m] = start + seconds
         busy[worker] += seconds
         events.append(Event(task, worker, start, start + seconds))

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -28,3 +30,12 @@ def test_models():
     exec(compile(block, "models.md", "exec"), names)
     assert float(names["metrics"]["loss"]) > 0
     assert names["shapes"][1]["tokens"].shape == (1024, 1024)
+
+
+def test_predicting(capsys):
+    (block,) = BLOCK.findall((DOCS / "predicting.md").read_text())
+    names = {}
+    exec(compile(block, "predicting.md", "exec"), names)
+    found = names["found"]
+    assert sum(found.seconds.values()) == pytest.approx(found.step_s)
+    assert found.fits and capsys.readouterr().out

@@ -158,3 +158,26 @@ def test_a_step_is_as_long_as_its_longest_path(schedule, data):
     assert timeline.busy_s == tuple(sum(task_s[t] for t in tasks) for tasks in schedule.workers)
     assert timeline.step_s >= max(timeline.busy_s)
     assert 0 <= timeline.bubble < 1
+
+
+@grid
+def test_work_done_ahead_fills_the_wait(stages, microbatches):
+    """A backward task of which half needs no gradient: without a wait as before, else as if that half were done early.
+
+    Under GPipe with one micro-batch, all but the last stage wait for as long as that half takes, or longer.
+    """
+    plan = gpipe(stages, microbatches)
+    seconds = {Kind.FORWARD: Fraction(1), Kind.BACKWARD: Fraction(4)}
+    late = simulate_schedule(plan, lambda task: seconds[task.kind], lambda a, b: Fraction(0))
+    early = simulate_schedule(
+        plan,
+        lambda task: seconds[task.kind],
+        lambda a, b: Fraction(0),
+        ahead_s=lambda task: 2 if task.kind == Kind.BACKWARD else 0,
+    )
+    assert early.busy_s == late.busy_s
+    assert early.step_s <= late.step_s
+    if microbatches == 1:
+        assert late.step_s == 5 * stages
+        waits = sum(1 for stage in range(stages) if 2 * (stages - 1 - stage) + 2 * (stage < stages - 1) >= 2)
+        assert early.step_s == late.step_s - 2 * waits
