@@ -122,9 +122,9 @@ CASES = (
     Case("llama:8b", "h100:16x8", "8.03B", _one()),
     Case("llama:70b", "h100:64x8", "70.6B", _equal(4, 64)),
     Case("llama:405b", "h100:2048x8", "406B", _equal(16, 16)),
-    Case("deepseek:v2", "h100:64x8", "236B", _equal(16, 144)),
+    Case("deepseek:v2", "h100:64x8", "236B", _equal(16, 576)),
     Case("deepseek:v3", "h100:256x8", "671B", _equal(16, 120)),
-    Case("parallel-track:64b", "tpu-v5p:1024", "-", _one()),
+    Case("parallel-track:64b", "tpu-v5p:1024", "-", _one(8)),
 )
 
 
