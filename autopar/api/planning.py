@@ -66,7 +66,8 @@ def plan(
       fun: the step, written for one device.
       *args: its arguments: arrays or ``jax.ShapeDtypeStruct``; nothing is computed.
       cluster: ``"cpu:8"``, ``"h100:16x8"``, ``"v100-16gb:4x8+h100:2x8"`` (islands of unlike devices, for steps in
-        stages) or a :class:`autopar.Cluster`; None is the devices of this process.
+        stages), ``"h100:2x16x8:metro"`` (sites), ``"my.toml"`` (a file) or a :class:`autopar.Cluster`; None is the
+        devices of this process.
       options: what to search.
       static_argnums, static_argnames, donate_argnums: as for ``jax.jit``.
       progress: called with lines of text while planning.

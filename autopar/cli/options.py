@@ -16,7 +16,11 @@ ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model of the 
 Preset = Annotated[str | None, typer.Option(help="The model's sizes [default: toy]")]
 Sizes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one size; repeatable")]
 ClusterName = Annotated[
-    str, typer.Option(help="cpu:8, h100:16x8 (hosts x devices per host), tpu-v4:256, ...; unlike ones joined by +")
+    str,
+    typer.Option(
+        help="cpu:8, h100:16x8 (hosts x devices per host), tpu-v4:256, h100:2x16x8:metro (sites and the link between "
+        "them), ..., or a file my.toml; unlike ones joined by +"
+    ),
 ]
 
 

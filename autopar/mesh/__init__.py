@@ -2,22 +2,26 @@
 
 from autopar.mesh.cluster import Cluster
 from autopar.mesh.device import Device
-from autopar.mesh.links import AxisLinks, Crossing, Level
+from autopar.mesh.links import AxisLinks, Crossing, Joint, Level
 from autopar.mesh.logical import LogicalMesh
 from autopar.mesh.placement import link_between, place
 from autopar.mesh.presets import PRESETS, Preset
 from autopar.mesh.submesh import Submesh
+from autopar.mesh.wide_area import LINKS, WideAreaLink
 
 __all__ = [
+    "LINKS",
     "PRESETS",
     "AxisLinks",
     "Cluster",
     "Crossing",
     "Device",
+    "Joint",
     "Level",
     "LogicalMesh",
     "Preset",
     "Submesh",
+    "WideAreaLink",
     "link_between",
     "place",
 ]

@@ -6,24 +6,25 @@ Devices are equal, or equal on each of several *islands*: clusters of equal devi
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from autopar.errors import ClusterError
+from autopar.mesh.described import Described, Island, cluster_text, read_cluster
 from autopar.mesh.device import Device, least
-from autopar.mesh.links import Level, axis_links, joining
+from autopar.mesh.encoding import anonymous, digest, finite, infinite
+from autopar.mesh.links import Joint, Level, axis_links, joining
 from autopar.mesh.logical import LogicalMesh, axis_names
 from autopar.mesh.presets import outward, parse
 from autopar.mesh.submesh import Submesh, check_submesh, submeshes_of
 
 VERSION = 1
 _OF_ISLANDS = 2  # version of the data of clusters of islands
-_WORDS = ("name", "source")  # fields that describe and do not price
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Cluster:
     Attributes:
       name: as the user wrote it (``h100:16x8``); not part of the fingerprint.
       device: what every device is; of unlike islands, what each is at least.
-      levels: innermost first; of islands, the one that joins them.
+      levels: innermost first; of islands, the one that joins them, as slow as the slowest of ``joints``.
       members: the islands, each of equal devices; empty where all devices are equal.
+      joints: where pairs of islands are joined by unlike links, that of each pair.
 
     >>> Cluster.parse("h100:2x8").devices, Cluster.parse("v100-16gb:4x8+h100:2x8").devices
     (16, 48)
@@ -47,6 +49,7 @@ class Cluster:
     device: Device
     levels: tuple[Level, ...]
     members: tuple[Cluster, ...] = ()
+    joints: tuple[Joint, ...] = ()
 
     def __post_init__(self):
         if not self.levels:
@@ -59,6 +62,12 @@ class Cluster:
             raise ClusterError(
                 f"cluster {self.name!r} has {len(self.members)} islands and levels of sizes "
                 f"{[level.size for level in self.levels]}; Cluster.joined makes the one level that joins them"
+            )
+        pairs = set(itertools.combinations(range(len(self.members)), 2))
+        for missing in sorted(pairs - {(j.first, j.second) for j in self.joints}) if self.joints else ():
+            a, b = (self.members[i].name for i in missing)
+            raise ClusterError(
+                f"cluster {self.name!r} has no link between its islands {a!r} and {b!r}; join all or none"
             )
 
     @property
@@ -97,6 +106,16 @@ class Cluster:
                 return index
         raise ClusterError(f"device {device} is not on cluster {self.name!r}, which has {self.devices}")
 
+    def joint(self, first: int, second: int) -> Level:
+        """The link between two islands, by their numbers.
+
+        >>> Cluster.joined([Cluster.parse("cpu:4"), Cluster.parse("cpu:2")], bytes_per_s=1e9).joint(1, 0).bytes_per_s
+        1000000000.0
+        """
+        pair = (min(first, second), max(first, second))
+        found = next((joint for joint in self.joints if (joint.first, joint.second) == pair), None)
+        return found.level(len(self.members)) if found else self.levels[0]
+
     def island(self, submesh: Submesh) -> Cluster:
         """The island on which a submesh lies.
 
@@ -116,15 +135,19 @@ class Cluster:
 
         One count is the number of devices; more than fit one host (one pod, for TPUs) fill several hosts. The
         devices are listed in :data:`autopar.mesh.PRESETS`. Islands of unlike devices are joined by ``+``, as by
-        :meth:`joined`: ``v100-16gb:4x8+h100:2x8``.
+        :meth:`joined`: ``v100-16gb:4x8+h100:2x8``. Sites are joined by one of :data:`autopar.mesh.LINKS`, named after
+        a second colon, and come first: ``h100:2x16x8:metro`` is two sites of 16 hosts of 8 devices. What ends in
+        ``.toml`` is the path of a file, as for :meth:`load`.
 
         Raises:
           ClusterError: the device is unknown, the counts are malformed or not positive, or a host cannot hold
-            that many devices.
+            that many devices; or a file is malformed.
 
         >>> [(level.name, level.size) for level in Cluster.parse("h100:16x8").levels]
         [('device', 8), ('host', 16)]
         """
+        if isinstance(text, str) and text.strip().endswith(".toml") and ("+" not in text or os.path.exists(text)):
+            return cls.load(text.strip())
         if isinstance(text, str) and "+" in text:
             return cls.joined([cls._parse_island(part, text) for part in text.split("+")])
         name, device, levels = parse(text)
@@ -136,6 +159,35 @@ class Cluster:
             return cls.parse(part)
         except ClusterError as error:
             raise ClusterError(f"cluster {text!r} joins islands by '+', one of which is {part!r}: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Cluster:
+        """A cluster from a TOML file: see ``docs/clusters.md`` for what it may say.
+
+        Args:
+          path: the file. Its name is the cluster's where it says none.
+
+        Raises:
+          ClusterError: the file cannot be read, or is malformed; the message names the line and the field.
+        """
+        found = read_cluster(path)
+        islands = tuple(cls(island.name, island.device, island.levels) for island in found.islands)
+        if len(islands) == 1:
+            return replace(islands[0], name=found.name)
+        join = joining(found.joints, islands=len(islands))
+        alike = all((j.latency_s, j.bytes_per_s) == (join.latency_s, join.bytes_per_s) for j in found.joints)
+        device = least([island.device for island in islands])
+        return cls(found.name, device, (join,), islands, () if alike else found.joints)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a TOML file that :meth:`load` reads back."""
+        Path(path).write_text(cluster_text(self._described()), encoding="utf-8")
+
+    def _described(self) -> Described:
+        islands = tuple(Island(island.name, island.device, island.levels) for island in self.islands)
+        pairs = itertools.combinations(range(len(self.members)), 2)
+        links = [(*pair, self.joint(*pair)) for pair in pairs]
+        return Described(self.name, islands, tuple(Joint(a, b, j.latency_s, j.bytes_per_s) for a, b, j in links))
 
     @classmethod
     def joined(
@@ -287,14 +339,15 @@ class Cluster:
             return {
                 "version": _OF_ISLANDS,
                 "name": self.name,
-                "join": _finite(asdict(self.levels[0])),
+                "join": finite(asdict(self.levels[0])),
                 "islands": [island.to_dict() for island in self.members],
+                **({"joints": [finite(asdict(joint)) for joint in self.joints]} if self.joints else {}),
             }
         return {
             "version": VERSION,
             "name": self.name,
-            "device": _finite(asdict(self.device)),
-            "levels": [_finite(asdict(level)) for level in self.levels],
+            "device": finite(asdict(self.device)),
+            "levels": [finite(asdict(level)) for level in self.levels],
         }
 
     @classmethod
@@ -311,12 +364,13 @@ class Cluster:
             )
         try:
             if version == _OF_ISLANDS:
-                join = Level(**_infinite(data["join"]))
+                join = Level(**infinite(data["join"]))
                 islands = [cls.from_dict(island) for island in data["islands"]]
                 joined = cls.joined(islands, latency_s=join.latency_s, bytes_per_s=join.bytes_per_s)
-                return replace(joined, name=data["name"], levels=(join,))
-            device = Device(**_infinite(data["device"]))
-            levels = tuple(Level(**_infinite(level)) for level in data["levels"])
+                joints = tuple(Joint(**infinite(joint)) for joint in data.get("joints", ()))
+                return replace(joined, name=data["name"], levels=(join,), joints=joints)
+            device = Device(**infinite(data["device"]))
+            levels = tuple(Level(**infinite(level)) for level in data["levels"])
             return cls(data["name"], device, levels)
         except (KeyError, TypeError, AttributeError) as error:
             raise ClusterError(
@@ -328,14 +382,10 @@ class Cluster:
         """Digest of everything that prices a plan; independent of names and sources."""
         data = self.to_dict()
         if self.members:
-            facts = [_OF_ISLANDS, _anonymous(data["join"]), *(island.fingerprint for island in self.members)]
-            return _digest(facts)
-        facts = [VERSION, _anonymous(data["device"]), *map(_anonymous, data["levels"])]
-        return _digest(facts)
-
-
-def _digest(facts: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+            facts = [_OF_ISLANDS, anonymous(data["join"]), *(island.fingerprint for island in self.members)]
+            return digest([*facts, *map(anonymous, data.get("joints", ()))])
+        facts = [VERSION, anonymous(data["device"]), *map(anonymous, data["levels"])]
+        return digest(facts)
 
 
 def _factorisations(n: int, axes: int) -> Iterator[tuple[int, ...]]:
@@ -348,26 +398,3 @@ def _factorisations(n: int, axes: int) -> Iterator[tuple[int, ...]]:
         if n % first == 0:
             for rest in _factorisations(n // first, axes - 1):
                 yield (first, *rest)
-
-
-def _finite(data: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON types only: infinity as text."""
-    return {k: _finite(v) if isinstance(v, Mapping) else "inf" if v == math.inf else v for k, v in data.items()}
-
-
-def _infinite(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of :func:`_finite`."""
-    return {k: _infinite(v) if isinstance(v, Mapping) else _number(k, v) for k, v in data.items()}
-
-
-def _number(key: str, value: Any) -> Any:
-    return math.inf if value == "inf" and key not in _WORDS else value
-
-
-def _anonymous(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers alone, all as floats, so that 16 and 16.0 are one."""
-    return {
-        k: _anonymous(v) if isinstance(v, Mapping) else float(v) if v != "inf" else v
-        for k, v in data.items()
-        if k not in _WORDS
-    }

@@ -37,17 +37,47 @@ class Level:
             raise ClusterError(f"level {self.name!r} has bytes_per_s = {self.bytes_per_s}; it must be positive")
 
 
-def joining(links: Sequence[Level], latency_s: float | None = None, bytes_per_s: float | None = None) -> Level:
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """What joins two islands, of several that are not all joined alike.
+
+    Attributes:
+      first, second: numbers of the islands, the lower first.
+      latency_s: fixed time of a transfer from one to the other.
+      bytes_per_s: bandwidth per direction that each device has between them while all of them communicate.
+    """
+
+    first: int
+    second: int
+    latency_s: float
+    bytes_per_s: float
+
+    def __post_init__(self):
+        self.level(2)  # refuses what no link can be
+
+    def level(self, islands: int) -> Level:
+        """As a level of links of a cluster of so many islands."""
+        return Level("island", islands, self.latency_s, self.bytes_per_s)
+
+
+def joining(
+    links: Sequence[Level | Joint],
+    latency_s: float | None = None,
+    bytes_per_s: float | None = None,
+    *,
+    islands: int | None = None,
+) -> Level:
     """The level that joins islands, each of which has one of these links to the outside.
 
-    Where no number is given, it is that of the slowest of them: the highest latency, the lowest bandwidth.
+    Where no number is given, it is that of the slowest of them: the highest latency, the lowest bandwidth. ``islands``
+    is their number where that is not the number of links.
 
     >>> joining([Level("host", 4, 1e-5, 1e9), Level("host", 2, 2e-5, 4e9)])
     Level(name='island', size=2, latency_s=2e-05, bytes_per_s=1000000000.0)
     """
     return Level(
         "island",
-        len(links),
+        len(links) if islands is None else islands,
         max(link.latency_s for link in links) if latency_s is None else latency_s,
         min(link.bytes_per_s for link in links) if bytes_per_s is None else bytes_per_s,
     )

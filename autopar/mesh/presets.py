@@ -7,6 +7,7 @@ and ``efficiency`` (a round figure for the share of peak that large matmuls reac
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from autopar.errors import ClusterError, nearest
 from autopar.mesh.device import Device
 from autopar.mesh.links import Level
+from autopar.mesh.wide_area import LINKS
 from autopar.units import GIB, GIGA, MICRO, TERA, gbit_per_s
 
 
@@ -186,7 +188,7 @@ def outward(name: str, device: Device, levels: Sequence[Level]) -> Level:
     return preset.network(1, levels[0].size)
 
 
-_COUNTS = re.compile(r"[0-9]+(x[0-9]+)?", re.ASCII)
+_COUNTS = re.compile(r"[0-9]+(x[0-9]+)?(:\w*)?|[0-9]+x[0-9]+x[0-9]+:\w*", re.ASCII)
 
 
 def parse(text: str) -> tuple[str, Device, tuple[Level, ...]]:
@@ -200,11 +202,32 @@ def parse(text: str) -> tuple[str, Device, tuple[Level, ...]]:
     if not _COUNTS.fullmatch(counts):
         raise ClusterError(
             f"cluster {text!r} has {f'counts {counts!r}' if counts else 'no count'}; write '{name}:8' (devices) or "
-            f"'{name}:2x8' ({preset.group}s x devices per {preset.group})"
+            f"'{name}:2x8' ({preset.group}s x devices per {preset.group}); of sites with the link that joins them, "
+            f"'{name}:2x16x8:metro' or '{name}:2x8:metro'"
         )
+    counts, _, link = counts.partition(":")
+    if link or text.strip().endswith(":"):
+        return _sites(text, name, counts, link)
     groups, devices = _sizes(text, preset, [int(n) for n in counts.split("x")])
     size = f"{groups}x{devices}" if groups > 1 else f"{devices}"
     return f"{name}:{size}", preset.device, preset.levels(groups, devices)
+
+
+def _sites(text: str, name: str, counts: str, link: str) -> tuple[str, Device, tuple[Level, ...]]:
+    """Sites joined by a wide-area link: their number comes first, and what each of them is follows."""
+    if link not in LINKS:
+        raise ClusterError(f"no link between sites is called {link!r} in cluster {text!r}; {nearest(link, LINKS)}")
+    number, _, inside = counts.partition("x")
+    if not inside:
+        raise ClusterError(f"cluster {text!r} names a link between sites and one count; write '{name}:2x8:{link}'")
+    if int(number) < 1:
+        raise ClusterError(f"cluster {text!r} has a count of 0; every count must be 1 or more")
+    site, device, levels = parse(f"{name}:{inside}")
+    if number == "1":
+        return site, device, levels
+    devices = math.prod(level.size for level in levels)
+    outer = LINKS[link].level("site", int(number), devices)
+    return f"{name}:{int(number)}x{site.partition(':')[2]}:{link}", device, (*levels, outer)
 
 
 def _sizes(text: str, preset: Preset, counts: list[int]) -> tuple[int, int]:
