@@ -23,6 +23,9 @@ what microbenchmarks measure and how Alpa's planner counts (Zheng et al., OSDI 2
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
+from typing import NamedTuple
 
 from autopar.mesh import AxisLinks, Crossing
 from autopar.sharding.layout import LOCAL, Collective
@@ -56,29 +59,59 @@ def collective_line(kind: Collective, axis: AxisLinks) -> tuple[float, float]:
 
     A permute's cost is a maximum of lines, one per level; the line given is never below it.
     """
+    parts = level_parts(kind, axis)
+    if kind is Collective.PERMUTE:
+        return max((p.latency_s for p in parts), default=0.0), max((p.s_per_byte for p in parts), default=0.0)
+    return sum(p.latency_s for p in parts), sum(p.s_per_byte for p in parts if p.decides)
+
+
+class LevelPart(NamedTuple):
+    """What one level of links has to do with a collective.
+
+    Attributes:
+      latency_s: its fixed time.
+      s_per_byte: its seconds per byte that each device hands to the collective.
+      share: of these bytes, how many pass through the level; over 1 for an all-reduce, which moves them twice.
+      decides: its seconds per byte count; of levels that work at the same time, those of the slowest alone do.
+    """
+
+    latency_s: float
+    s_per_byte: float
+    share: float
+    decides: bool = True
+
+
+def level_parts(kind: Collective, axis: AxisLinks) -> tuple[LevelPart, ...]:
+    """The cost of a collective, level by level, innermost first; nothing for local kinds.
+
+    >>> axis = AxisLinks(8, (Crossing(4, 0.0, 1.0), Crossing(2, 0.0, 1.0)))
+    >>> [part.share for part in level_parts(Collective.ALL_GATHER, axis)]
+    [0.75, 0.125]
+    """
     if kind in LOCAL or not axis.levels:
-        return 0.0, 0.0
-    levels = axis.levels
+        return ()
     if kind in _SWEEPS:
-        return sum(level.latency_s for level in levels), _SWEEPS[kind] * _sweep(levels)
-    if kind is Collective.ALL_TO_ALL:
-        return sum(level.latency_s for level in levels), _exchange(levels)
-    return max(level.latency_s for level in levels), max(1 / level.bytes_per_s for level in levels)
+        return _sweep(axis.levels, _SWEEPS[kind])
+    shares = _leaving(axis.levels) if kind is Collective.ALL_TO_ALL else (1.0,) * len(axis.levels)
+    each_s = [share / level.bytes_per_s for share, level in zip(shares, axis.levels, strict=True)]
+    slowest = each_s.index(max(each_s))
+    return tuple(
+        LevelPart(level.latency_s, s_per_byte, share, i == slowest)
+        for i, (level, s_per_byte, share) in enumerate(zip(axis.levels, each_s, shares, strict=True))
+    )
 
 
-def _sweep(levels: tuple[Crossing, ...]) -> float:
-    """Seconds per byte of a reduce-scatter or all-gather."""
-    total, extent = 0.0, 1
+def _sweep(levels: tuple[Crossing, ...], times: int) -> tuple[LevelPart, ...]:
+    """A reduce-scatter or all-gather, or one after the other."""
+    found, extent = [], 1
     for level in levels:
         extent *= level.size
-        total += (level.size - 1) / extent / level.bytes_per_s
-    return total
+        share = (level.size - 1) / extent
+        found.append(LevelPart(level.latency_s, times * (share / level.bytes_per_s), times * share))
+    return tuple(found)
 
 
-def _exchange(levels: tuple[Crossing, ...]) -> float:
-    """Seconds per byte of an all-to-all."""
-    extents = [1]
-    for level in levels:
-        extents.append(extents[-1] * level.size)
-    n = extents[-1]
-    return max((n - inside) / n / level.bytes_per_s for inside, level in zip(extents, levels, strict=False))
+def _leaving(levels: tuple[Crossing, ...]) -> tuple[float, ...]:
+    """For each level, the part of a device's data that leaves its group through it in an all-to-all."""
+    extents = list(itertools.accumulate((level.size for level in levels), operator.mul, initial=1))
+    return tuple((extents[-1] - inside) / extents[-1] for inside in extents[:-1])

@@ -2,7 +2,7 @@
 
 from autopar.mesh.cluster import Cluster
 from autopar.mesh.device import Device
-from autopar.mesh.links import AxisLinks, Crossing, Joint, Level
+from autopar.mesh.links import AxisLinks, Crossing, Joint, Level, children_crossed
 from autopar.mesh.logical import LogicalMesh
 from autopar.mesh.placement import link_between, place
 from autopar.mesh.presets import PRESETS, Preset
@@ -22,6 +22,7 @@ __all__ = [
     "Preset",
     "Submesh",
     "WideAreaLink",
+    "children_crossed",
     "link_between",
     "place",
 ]

@@ -174,10 +174,16 @@ class Cluster:
         islands = tuple(cls(island.name, island.device, island.levels) for island in found.islands)
         if len(islands) == 1:
             return replace(islands[0], name=found.name)
-        join = joining(found.joints, islands=len(islands))
-        alike = all((j.latency_s, j.bytes_per_s) == (join.latency_s, join.bytes_per_s) for j in found.joints)
         device = least([island.device for island in islands])
-        return cls(found.name, device, (join,), islands, () if alike else found.joints)
+        return cls(found.name, device, (joining(found.joints, islands=len(islands)),), islands).with_joints(
+            found.joints
+        )
+
+    def with_joints(self, joints: Sequence[Joint]) -> Cluster:
+        """The same islands, each pair joined by a link of its own."""
+        join = joining(joints, islands=len(self.members))
+        alike = all((j.latency_s, j.bytes_per_s) == (join.latency_s, join.bytes_per_s) for j in joints)
+        return replace(self, levels=(join,), joints=() if alike else tuple(joints))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a TOML file that :meth:`load` reads back."""
@@ -185,9 +191,14 @@ class Cluster:
 
     def _described(self) -> Described:
         islands = tuple(Island(island.name, island.device, island.levels) for island in self.islands)
+        return Described(self.name, islands, self.every_joint)
+
+    @property
+    def every_joint(self) -> tuple[Joint, ...]:
+        """The link of each pair of islands."""
         pairs = itertools.combinations(range(len(self.members)), 2)
         links = [(*pair, self.joint(*pair)) for pair in pairs]
-        return Described(self.name, islands, tuple(Joint(a, b, j.latency_s, j.bytes_per_s) for a, b, j in links))
+        return tuple(Joint(a, b, link.latency_s, link.bytes_per_s) for a, b, link in links)
 
     @classmethod
     def joined(

@@ -123,13 +123,27 @@ def axis_links(links: tuple[tuple[int, float, float], ...], size: int, stride: i
     AxisLinks(size=4, levels=(Crossing(size=2, latency_s=1e-06, bytes_per_s=1000000000.0), \
 Crossing(size=2, latency_s=1e-05, bytes_per_s=100000000.0)))
     """
-    found, inner = [], 1
-    for children, latency_s, bytes_per_s in links:
-        crossed = _crossed(math.prod(s for s, _, _ in links), size, stride, inner, inner * children)
-        if crossed > 1:
-            found.append(Crossing(crossed, latency_s, bytes_per_s))
-        inner *= children
+    crossed = children_crossed(tuple(children for children, _, _ in links), size, stride)
+    found = (Crossing(n, *link) for n, (_, *link) in zip(crossed, links, strict=True) if n > 1)
     return AxisLinks(size, tuple(found))
+
+
+def children_crossed(sizes: tuple[int, ...], size: int, stride: int) -> tuple[int, ...]:
+    """For each level, how many of its children an axis joins; 1 where it does not cross the level.
+
+    Args:
+      sizes: of the levels, innermost first.
+      size: devices along the axis.
+      stride: product of the sizes of the inner axes.
+
+    >>> children_crossed((8, 2), 2, 8), children_crossed((8, 2), 16, 1)
+    ((1, 2), (8, 2))
+    """
+    found, inner = [], 1
+    for children in sizes:
+        found.append(_crossed(math.prod(sizes), size, stride, inner, inner * children))
+        inner *= children
+    return tuple(found)
 
 
 def _crossed(devices: int, size: int, stride: int, inner: int, outer: int) -> int:
