@@ -16,6 +16,9 @@ leaves its group through level ``j``; the levels work at the same time and the s
 slowest pair decides. On a single level these are the usual ring costs, e.g. ``2 (n-1)/n B/b`` for all-reduce
 (Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH", 2005).
 
+Where a level was calibrated, the line that was measured for the kind and the number of children takes the place of its
+two terms, on the bytes that are left for it: ``B / N_{j-1}`` of a sweep, all of them of the others.
+
 A level's latency is that of one whole collective over it, paid once however many ring steps there are: that is
 what microbenchmarks measure and how Alpa's planner counts (Zheng et al., OSDI 2022).
 """
@@ -27,7 +30,7 @@ import itertools
 import operator
 from typing import NamedTuple
 
-from autopar.mesh import AxisLinks, Crossing
+from autopar.mesh import AxisLinks, Crossing, line_for
 from autopar.sharding.layout import LOCAL, Collective
 
 _SWEEPS = {Collective.ALL_REDUCE: 2, Collective.REDUCE_SCATTER: 1, Collective.ALL_GATHER: 1}
@@ -91,23 +94,31 @@ def level_parts(kind: Collective, axis: AxisLinks) -> tuple[LevelPart, ...]:
     if kind in LOCAL or not axis.levels:
         return ()
     if kind in _SWEEPS:
-        return _sweep(axis.levels, _SWEEPS[kind])
+        return _sweep(kind, axis.levels)
     shares = _leaving(axis.levels) if kind is Collective.ALL_TO_ALL else (1.0,) * len(axis.levels)
-    each_s = [share / level.bytes_per_s for share, level in zip(shares, axis.levels, strict=True)]
-    slowest = each_s.index(max(each_s))
+    lines = [line_for(level.measured, kind.value, level.size) for level in axis.levels]
+    each = [
+        (level.latency_s, share / level.bytes_per_s) if line is None else (line.latency_s, line.s_per_byte)
+        for share, level, line in zip(shares, axis.levels, lines, strict=True)
+    ]
+    slowest = max(range(len(each)), key=lambda i: each[i][1])
     return tuple(
-        LevelPart(level.latency_s, s_per_byte, share, i == slowest)
-        for i, (level, s_per_byte, share) in enumerate(zip(axis.levels, each_s, shares, strict=True))
+        LevelPart(*cost, share, i == slowest) for i, (cost, share) in enumerate(zip(each, shares, strict=True))
     )
 
 
-def _sweep(levels: tuple[Crossing, ...], times: int) -> tuple[LevelPart, ...]:
+def _sweep(kind: Collective, levels: tuple[Crossing, ...]) -> tuple[LevelPart, ...]:
     """A reduce-scatter or all-gather, or one after the other."""
-    found, extent = [], 1
+    found, extent, times = [], 1, _SWEEPS[kind]
     for level in levels:
+        left = 1 / extent  # of the bytes, after the levels inside
         extent *= level.size
         share = (level.size - 1) / extent
-        found.append(LevelPart(level.latency_s, times * (share / level.bytes_per_s), times * share))
+        line = line_for(level.measured, kind.value, level.size)
+        if line is None:
+            found.append(LevelPart(level.latency_s, times * (share / level.bytes_per_s), times * share))
+        else:
+            found.append(LevelPart(line.latency_s, left * line.s_per_byte, times * share))
     return tuple(found)
 
 

@@ -9,22 +9,28 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autopar.errors import ClusterError
 from autopar.mesh.described import Described, Island, cluster_text, read_cluster
 from autopar.mesh.device import Device, least
-from autopar.mesh.encoding import anonymous, digest, finite, infinite
+from autopar.mesh.encoding import (
+    OF_ISLANDS,
+    VERSION,
+    described_from_dict,
+    described_to_dict,
+    device_facts,
+    digest,
+    link_facts,
+)
 from autopar.mesh.links import Joint, Level, axis_links, joining
-from autopar.mesh.logical import LogicalMesh, axis_names
+from autopar.mesh.logical import LogicalMesh, axis_names, factorisations
 from autopar.mesh.presets import outward, parse
+from autopar.mesh.profile import Profile, load_profile, profiled
 from autopar.mesh.submesh import Submesh, check_submesh, submeshes_of
-
-VERSION = 1
-_OF_ISLANDS = 2  # version of the data of clusters of islands
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,8 @@ class Cluster:
         devices are listed in :data:`autopar.mesh.PRESETS`. Islands of unlike devices are joined by ``+``, as by
         :meth:`joined`: ``v100-16gb:4x8+h100:2x8``. Sites are joined by one of :data:`autopar.mesh.LINKS`, named after
         a second colon, and come first: ``h100:2x16x8:metro`` is two sites of 16 hosts of 8 devices. What ends in
-        ``.toml`` is the path of a file, as for :meth:`load`.
+        ``.toml`` is the path of a file, as for :meth:`load`. After ``@`` stands a profile, as for :meth:`with_profile`:
+        ``cpu:8@profile.json``.
 
         Raises:
           ClusterError: the device is unknown, the counts are malformed or not positive, or a host cannot hold
@@ -150,6 +157,9 @@ class Cluster:
             return cls.load(text.strip())
         if isinstance(text, str) and "+" in text:
             return cls.joined([cls._parse_island(part, text) for part in text.split("+")])
+        if isinstance(text, str) and "@" in text:
+            base, _, profile = text.rpartition("@")
+            return cls.parse(base).with_profile(profile.strip())
         name, device, levels = parse(text)
         return cls(name, device, levels)
 
@@ -170,14 +180,7 @@ class Cluster:
         Raises:
           ClusterError: the file cannot be read, or is malformed; the message names the line and the field.
         """
-        found = read_cluster(path)
-        islands = tuple(cls(island.name, island.device, island.levels) for island in found.islands)
-        if len(islands) == 1:
-            return replace(islands[0], name=found.name)
-        device = least([island.device for island in islands])
-        return cls(found.name, device, (joining(found.joints, islands=len(islands)),), islands).with_joints(
-            found.joints
-        )
+        return cls._of(read_cluster(path))
 
     def with_joints(self, joints: Sequence[Joint]) -> Cluster:
         """The same islands, each pair joined by a link of its own."""
@@ -264,6 +267,24 @@ class Cluster:
         members = tuple(island.with_memory(memory_bytes) for island in self.members)
         return replace(self, device=replace(self.device, memory_bytes=memory_bytes), members=members)
 
+    def with_profile(self, profile: Profile | str | os.PathLike[str]) -> Cluster:
+        """The same cluster as its devices were measured: the rates of each, and the links inside a host.
+
+        Links between hosts are as they were. Of islands, those of the profile's device are measured ones.
+
+        Args:
+          profile: what ``autopar calibrate`` wrote, or the path of its file.
+
+        Raises:
+          ClusterError: the profile is malformed, of another device, or of fewer devices than one host has.
+        """
+        profile = profile if isinstance(profile, Profile) else load_profile(profile)
+        if any(island.device.name == profile.device for island in self.members):
+            mine = (i.with_profile(profile) if i.device.name == profile.device else i for i in self.members)
+            return replace(self, members=tuple(mine))
+        device, levels = profiled(self.name, self.device, self.levels, profile)
+        return replace(self, device=device, levels=levels)
+
     def mesh(self, shape: Sequence[int]) -> LogicalMesh:
         """A logical mesh over all devices, axis 0 outermost.
 
@@ -287,7 +308,7 @@ class Cluster:
                 f"mesh shape {shape} does not fit cluster {self.name!r}: its axis sizes multiply to "
                 f"{math.prod(shape) if shape else 'nothing'}, and there are {self.devices} devices"
             )
-        levels = tuple((level.size, level.latency_s, level.bytes_per_s) for level in self.levels)
+        levels = tuple((level.size, level.latency_s, level.bytes_per_s, level.measured) for level in self.levels)
         strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
         axes = tuple(axis_links(levels, n, stride) for n, stride in zip(shape, strides, strict=True))
         return LogicalMesh(shape, axis_names(len(shape)), axes)
@@ -302,7 +323,7 @@ class Cluster:
         """
         if max_axes < 1:
             raise ClusterError(f"a mesh needs at least one axis, not max_axes={max_axes}")
-        shapes = [s for axes in range(1, max_axes + 1) for s in _factorisations(self.devices, axes)]
+        shapes = [s for axes in range(1, max_axes + 1) for s in factorisations(self.devices, axes)]
         return tuple(self.mesh(shape) for shape in shapes or [(1,)])
 
     def submeshes(self, *, powers: bool = False) -> tuple[Submesh, ...]:
@@ -346,20 +367,7 @@ class Cluster:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able facts; infinities are the text ``"inf"``, so that the JSON is strict."""
-        if self.members:
-            return {
-                "version": _OF_ISLANDS,
-                "name": self.name,
-                "join": finite(asdict(self.levels[0])),
-                "islands": [island.to_dict() for island in self.members],
-                **({"joints": [finite(asdict(joint)) for joint in self.joints]} if self.joints else {}),
-            }
-        return {
-            "version": VERSION,
-            "name": self.name,
-            "device": finite(asdict(self.device)),
-            "levels": [finite(asdict(level)) for level in self.levels],
-        }
+        return described_to_dict(self._described(), self.levels[0] if self.members else None, bool(self.joints))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cluster:
@@ -368,44 +376,24 @@ class Cluster:
         Raises:
           ClusterError: another version, or fields that are missing, unknown or of a wrong type.
         """
-        version = data.get("version")
-        if version not in (VERSION, _OF_ISLANDS):
-            raise ClusterError(
-                f"cluster data has version {version!r}; this autopar reads versions {VERSION} and {_OF_ISLANDS}"
-            )
-        try:
-            if version == _OF_ISLANDS:
-                join = Level(**infinite(data["join"]))
-                islands = [cls.from_dict(island) for island in data["islands"]]
-                joined = cls.joined(islands, latency_s=join.latency_s, bytes_per_s=join.bytes_per_s)
-                joints = tuple(Joint(**infinite(joint)) for joint in data.get("joints", ()))
-                return replace(joined, name=data["name"], levels=(join,), joints=joints)
-            device = Device(**infinite(data["device"]))
-            levels = tuple(Level(**infinite(level)) for level in data["levels"])
-            return cls(data["name"], device, levels)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ClusterError(
-                f"cluster data of version {version} is malformed: {error}; write it with Cluster.to_dict"
-            ) from error
+        found, join = described_from_dict(data)
+        cluster = cls._of(found)
+        return cluster if join is None or cluster.joints else replace(cluster, levels=(join,))
+
+    @classmethod
+    def _of(cls, found: Described) -> Cluster:
+        islands = tuple(cls(island.name, island.device, island.levels) for island in found.islands)
+        if len(islands) == 1:
+            return replace(islands[0], name=found.name)
+        device = least([island.device for island in islands])
+        return cls(found.name, device, (joining(found.joints, islands=len(islands)),), islands).with_joints(
+            found.joints
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of everything that prices a plan; independent of names and sources."""
-        data = self.to_dict()
         if self.members:
-            facts = [_OF_ISLANDS, anonymous(data["join"]), *(island.fingerprint for island in self.members)]
-            return digest([*facts, *map(anonymous, data.get("joints", ()))])
-        facts = [VERSION, anonymous(data["device"]), *map(anonymous, data["levels"])]
-        return digest(facts)
-
-
-def _factorisations(n: int, axes: int) -> Iterator[tuple[int, ...]]:
-    """Ordered ways to write ``n`` as a product of ``axes`` numbers over 1, in lexicographic order."""
-    if axes == 1:
-        if n > 1:
-            yield (n,)
-        return
-    for first in range(2, n // 2 + 1):
-        if n % first == 0:
-            for rest in _factorisations(n // first, axes - 1):
-                yield (first, *rest)
+            join, links = self.levels[0], map(link_facts, self.joints)
+            return digest([OF_ISLANDS, link_facts(join), *(island.fingerprint for island in self.members), *links])
+        return digest([VERSION, device_facts(self.device), *map(link_facts, self.levels)])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from autopar.errors import ClusterError
+from autopar.mesh.measured import CollectiveLine, line_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,14 @@ class Level:
       latency_s: fixed time of one collective over this level, whatever its size.
       bytes_per_s: bandwidth per direction that each *device* has through this level while all of them
         communicate: for hosts, the host's network bandwidth divided by its devices.
+      measured: what collectives over it take, in place of what the two numbers say.
     """
 
     name: str
     size: int
     latency_s: float
     bytes_per_s: float
+    measured: tuple[CollectiveLine, ...] = ()
 
     def __post_init__(self):
         if self.size < 1:
@@ -72,8 +75,8 @@ def joining(
     Where no number is given, it is that of the slowest of them: the highest latency, the lowest bandwidth. ``islands``
     is their number where that is not the number of links.
 
-    >>> joining([Level("host", 4, 1e-5, 1e9), Level("host", 2, 2e-5, 4e9)])
-    Level(name='island', size=2, latency_s=2e-05, bytes_per_s=1000000000.0)
+    >>> joining([Level("host", 4, 1e-5, 1e9), Level("host", 2, 2e-5, 4e9)]).latency_s
+    2e-05
     """
     return Level(
         "island",
@@ -90,11 +93,13 @@ class Crossing(NamedTuple):
       size: number of children of that level that the axis joins, over 1.
       latency_s: fixed time of one collective over the level.
       bytes_per_s: bandwidth per device and direction through the level.
+      measured: what collectives over so many children take, where that was measured.
     """
 
     size: int
     latency_s: float
     bytes_per_s: float
+    measured: tuple[CollectiveLine, ...] = ()
 
 
 class AxisLinks(NamedTuple):
@@ -110,21 +115,27 @@ class AxisLinks(NamedTuple):
     levels: tuple[Crossing, ...]
 
 
+Link = tuple[int, float, float, tuple[CollectiveLine, ...]]
+
+
 @functools.lru_cache(maxsize=10_000)
-def axis_links(links: tuple[tuple[int, float, float], ...], size: int, stride: int) -> AxisLinks:
+def axis_links(links: tuple[Link, ...], size: int, stride: int) -> AxisLinks:
     """The levels that an axis of ``size`` devices, ``stride`` device ids apart, crosses.
 
     Args:
-      links: every level of the cluster as (size, latency_s, bytes_per_s), innermost first.
+      links: every level of the cluster as (size, latency_s, bytes_per_s, measured), innermost first.
       size: devices along the axis.
       stride: product of the sizes of the inner axes.
 
-    >>> axis_links(((8, 1e-6, 1e9), (2, 1e-5, 1e8)), 4, 4)
-    AxisLinks(size=4, levels=(Crossing(size=2, latency_s=1e-06, bytes_per_s=1000000000.0), \
-Crossing(size=2, latency_s=1e-05, bytes_per_s=100000000.0)))
+    >>> [level.size for level in axis_links(((8, 1e-6, 1e9, ()), (2, 1e-5, 1e8, ())), 4, 4).levels]
+    [2, 2]
     """
-    crossed = children_crossed(tuple(children for children, _, _ in links), size, stride)
-    found = (Crossing(n, *link) for n, (_, *link) in zip(crossed, links, strict=True) if n > 1)
+    crossed = children_crossed(tuple(link[0] for link in links), size, stride)
+    found = []
+    for n, (_, latency_s, bytes_per_s, measured) in zip(crossed, links, strict=True):
+        if n > 1:
+            lines = (line_for(measured, kind, n) for kind in sorted({line.kind for line in measured}))
+            found.append(Crossing(n, latency_s, bytes_per_s, tuple(line for line in lines if line is not None)))
     return AxisLinks(size, tuple(found))
 
 

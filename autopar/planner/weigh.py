@@ -146,7 +146,8 @@ class Weigher:
             if op.primitive not in _FREE:
                 nbytes += sum(self._bytes(v, x) for v, x, m in zip(operands, choice.operands, reads, strict=True) if m)
                 nbytes += sum(self._bytes(v, x) for v, x, m in zip(results, choice.results, writes, strict=True) if m)
-            work = compute_s(self._device, _compute_dtype(operands, dtype), op.rule.flops / choice.parallel, nbytes)
+            flops = op.rule.flops / choice.parallel
+            work = compute_s(self._device, _compute_dtype(operands, dtype), flops, nbytes, starts=any(writes))
             prices.append(work + sum(self._halo_seconds(op, choice.names)))
         return tuple(prices)
 
