@@ -66,8 +66,8 @@ class Profile:
                 return found
         most = self.measured[-1].rates.devices
         raise ClusterError(
-            f"the profile of {self.device} was measured with up to {most} devices at work, and the cluster has {devices} "
-            "on one host. Calibrate there: autopar calibrate"
+            f"the profile of {self.device} was measured with up to {most} devices at work, and the cluster has "
+            f"{devices} on one host. Calibrate there: autopar calibrate"
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -138,8 +138,9 @@ def profiled(
     """
     if profile.device != device.name:
         raise ClusterError(
-            f"the profile is of {profile.device} ({profile.source}), and cluster {name!r} is of {device.name}: what one "
-            f"device takes says nothing of another. Calibrate on {device.name}, or name a cluster of {profile.device}"
+            f"the profile is of {profile.device} ({profile.source}), and cluster {name!r} is of {device.name}: what "
+            f"one device takes says nothing of another. Calibrate on {device.name}, or name a cluster of "
+            f"{profile.device}"
         )
     found = profile.for_devices(levels[0].size)
     device = dataclasses.replace(device, rates=found.rates, overhead_s=found.overhead_s, source=profile.source)
