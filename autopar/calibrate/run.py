@@ -10,7 +10,7 @@ import jax
 from autopar.calibrate.collectives import collective_points, lines, transfer_line, transfer_points
 from autopar.calibrate.hardware import about, profile_name
 from autopar.calibrate.timing import QUICK, Effort, rising
-from autopar.calibrate.work import call_line, call_s, matmul_points, memory_points
+from autopar.calibrate.work import call_line, call_s, kernel_s, matmul_points, memory_points, vector_points
 from autopar.errors import ClusterError
 from autopar.mesh import CollectiveLine, Measured, Profile, Rates
 from autopar.units import bytes_text, rate_text, seconds_text
@@ -75,19 +75,24 @@ def _measured(devices: list[jax.Device], effort: Effort, progress: Progress) -> 
     at_work = f"{len(devices)} device{'s' if len(devices) > 1 else ''} at work"
     idle_s = call_s(devices, effort)
     raw: dict[str, Any] = {}
-    matmuls = {dtype: matmul_points(devices, dtype, idle_s, effort) for dtype in _dtypes()}
-    kernel_s = min(points[0][1] for points in matmuls.values())
-    progress(f"{at_work}: a kernel starts in {seconds_text(kernel_s)}")
+    start_s = kernel_s(devices, effort)
+    progress(f"{at_work}: a kernel starts in {seconds_text(start_s)}")
     matmul = {}
-    for dtype, points in matmuls.items():
-        raw[f"matmul {dtype}"] = points
-        matmul[dtype] = _without(points, kernel_s)
+    for dtype in _dtypes():
+        raw[f"matmul {dtype}"] = points = matmul_points(devices, dtype, idle_s, effort)
+        matmul[dtype] = _without(points, start_s)
         best = max(flops / seconds for flops, seconds in points)
         progress(f"{at_work}: matmuls in {dtype} up to {rate_text(best, 'FLOP/s')} each")
+    vector = {}
+    for dtype in _dtypes():
+        raw[f"vector {dtype}"] = points = vector_points(devices, dtype, idle_s, effort)
+        vector[dtype] = _without(points, start_s)
+        best = max(flops / seconds for flops, seconds in points)
+        progress(f"{at_work}: other arithmetic in {dtype} up to {rate_text(best, 'FLOP/s')} each")
     raw["memory"] = points = memory_points(devices, idle_s, effort)
-    memory = _without(points, kernel_s)
+    memory = _without(points, start_s)
     progress(f"{at_work}: memory at {rate_text(points[-1][0] / points[-1][1], 'B/s')} each")
-    dispatch_s, argument_s = call_line(devices, kernel_s, effort)
+    dispatch_s, argument_s = call_line(devices, effort)
     progress(f"{at_work}: a call takes {seconds_text(dispatch_s)}, and {seconds_text(argument_s)} for each argument")
     found: list[CollectiveLine] = []
     for size in (n for n in range(2, len(devices) + 1) if len(devices) % n == 0):
@@ -100,13 +105,13 @@ def _measured(devices: list[jax.Device], effort: Effort, progress: Progress) -> 
         raw["transfer"] = points = transfer_points(devices, effort)
         found.append(transfer_line(points))
         progress(f"{at_work}: {bytes_text(points[-1][0])} to another device in {seconds_text(points[-1][1])}")
-    rates = Rates(len(devices), tuple(matmul.items()), memory, dispatch_s, argument_s)
-    return Measured(rates, kernel_s, tuple(found)), raw
+    rates = Rates(len(devices), tuple(matmul.items()), tuple(vector.items()), memory, dispatch_s, argument_s)
+    return Measured(rates, start_s, tuple(found)), raw
 
 
-def _without(points: Sequence[Point], kernel_s: float) -> tuple[Point, ...]:
-    """Seconds of the work alone; at least a tenth of what was measured, as one cannot tell it from starting."""
-    return rising([(amount, max(seconds - kernel_s, seconds / 10)) for amount, seconds in points])
+def _without(points: Sequence[Point], start_s: float) -> tuple[Point, ...]:
+    """Seconds of the work alone; at least half of what was measured, which in a loop need not hold a whole start."""
+    return rising([(amount, max(seconds - start_s, seconds / 2)) for amount, seconds in points])
 
 
 def _rate(s_per_byte: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 _MOST = 4096  # repetitions in one program
 _RUNS = 50
+_SHORTEST_S = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,17 @@ def repeated_s(
         repetitions.
       most: repetitions at most.
     """
-    least, idle_s = (0, call_s) if call_s is not None else (2, typical_s(make(2), effort))
-    for _ in range(2):
+    least, idle_s = (0, call_s) if call_s is not None else (2, math.nan)
+    for _ in range(3):
         times = min(max(math.ceil(effort.run_s / guess_s), least + 2), most)
-        seconds = max((typical_s(make(times), effort) - idle_s) / (times - least), 1e-9)
-        if seconds * times > max(effort.run_s / 4, idle_s) or times == most:
+        call = make(times)
+        if call_s is None:  # at the same time, as on a machine with other work nothing stays as it was
+            idle_s = min(typical_s(make(2), effort) for _ in range(2))
+        seconds = (typical_s(call, effort) - idle_s) / (times - least)
+        if seconds * times > max(effort.run_s / 4, idle_s) or (times == most and seconds > 0):
             break
         guess_s = max(seconds, 1e-7)
-    return seconds
+    return max(seconds, _SHORTEST_S)
 
 
 def line(amounts: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:

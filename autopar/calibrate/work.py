@@ -16,14 +16,18 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from autopar.calibrate.timing import Effort, repeated_s, typical_s
+from autopar.calibrate.timing import Effort, line, repeated_s, typical_s
+from autopar.sharding.rules.elementwise import TRANSCENDENTAL_FLOPS
 
 Point = tuple[float, float]
 
-_MATMULS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_MATMULS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _STREAMS = tuple(4**k for k in range(8, 16))  # bytes of one array, 64 KiB to 1 GiB
-_TINY = 64  # matmuls up to this size are written out one after the other
-_WRITTEN_OUT = 66
+_TINY = 8  # rows and columns of a matmul that takes no time but that of starting a kernel
+_WRITTEN_OUT = 258
+_ROW = 64
+_VECTORS = tuple(4**k for k in range(5, 14))  # elements of one array, 1,024 to 64 Mi
+_SOFTMAX_FLOPS = TRANSCENDENTAL_FLOPS + 4  # of one element: max, difference, exp, sum, quotient
 _ARGUMENTS = (2, 66)
 _CALLS = 20
 
@@ -72,26 +76,48 @@ def call_s(devices: Sequence[jax.Device], effort: Effort) -> float:
     return typical_s(repeating(mesh, lambda x: x + 1, spread(mesh, (1,), "float32"))(2), effort)
 
 
-def matmul_points(devices: Sequence[jax.Device], dtype: str, idle_s: float, effort: Effort) -> list[Point]:
-    """(FLOP, seconds) of square matmuls, the smallest first, until one takes too long or does not fit.
+def kernel_s(devices: Sequence[jax.Device], effort: Effort) -> float:
+    """Seconds to start a kernel: of a matmul with next to nothing to do, among many."""
+    mesh = flat_mesh(devices)
+    weights = jnp.full((_TINY, _TINY), 1 / _TINY, "float32")
+    make = repeating(mesh, jnp.matmul, spread(mesh, (_TINY, _TINY), "float32"), [weights], unrolled=True)
+    return repeated_s(make, effort, guess_s=effort.run_s / _WRITTEN_OUT, call_s=None, most=_WRITTEN_OUT)
 
-    The smallest takes no time but that of starting a kernel.
-    """
+
+def matmul_points(devices: Sequence[jax.Device], dtype: str, idle_s: float, effort: Effort) -> list[Point]:
+    """(FLOP, seconds) of square matmuls, the smallest first, until one takes too long or does not fit."""
     mesh = flat_mesh(devices)
     found: list[Point] = []
-    guess_s = effort.run_s / _WRITTEN_OUT
+    guess_s = 1e-5
     for n in _MATMULS:
         weights = jnp.full((n, n), 1 / n, dtype)  # of which products keep the size of numbers
-        make = repeating(mesh, jnp.matmul, spread(mesh, (n, n), dtype), [weights], unrolled=n <= _TINY)
-        if n <= _TINY:
-            seconds = repeated_s(make, effort, guess_s=guess_s, call_s=None, most=_WRITTEN_OUT)
-        else:
-            seconds = repeated_s(make, effort, guess_s=guess_s, call_s=idle_s)
+        make = repeating(mesh, jnp.matmul, spread(mesh, (n, n), dtype), [weights])
+        seconds = repeated_s(make, effort, guess_s=guess_s, call_s=idle_s)
         found.append((2.0 * n**3, seconds))
         if 8 * seconds > effort.limit_s or not _fits(devices[0], 64 * n * n * jnp.dtype(dtype).itemsize):
             break
         guess_s = 4 * seconds
     return found
+
+
+def vector_points(devices: Sequence[jax.Device], dtype: str, idle_s: float, effort: Effort) -> list[Point]:
+    """(FLOP, seconds) of arithmetic that is no matmul, counted as the rules of ops count it: softmax over rows."""
+    mesh = flat_mesh(devices)
+    found: list[Point] = []
+    guess_s = 1e-5
+    for size in _VECTORS:
+        make = repeating(mesh, _softmax, spread(mesh, (size // _ROW, _ROW), dtype))
+        seconds = repeated_s(make, effort, guess_s=guess_s, call_s=idle_s)
+        found.append((float(_SOFTMAX_FLOPS * size), seconds))
+        if 4 * seconds > effort.limit_s or not _fits(devices[0], 64 * size):
+            break
+        guess_s = 4 * seconds
+    return found
+
+
+def _softmax(x: Array) -> Array:
+    raised = jnp.exp(x - jnp.max(x, axis=1, keepdims=True))
+    return raised / jnp.sum(raised, axis=1, keepdims=True)
 
 
 def memory_points(devices: Sequence[jax.Device], idle_s: float, effort: Effort) -> list[Point]:
@@ -109,23 +135,22 @@ def memory_points(devices: Sequence[jax.Device], idle_s: float, effort: Effort) 
     return found
 
 
-def call_line(devices: Sequence[jax.Device], kernel_s: float, effort: Effort) -> tuple[float, float]:
+def call_line(devices: Sequence[jax.Device], effort: Effort) -> tuple[float, float]:
     """(seconds of a call, seconds more for each argument and result), the step being called again and again.
 
-    Args:
-      devices: on all of which it runs.
-      kernel_s: of one kernel; there is one for each argument.
-      effort: how long to measure.
+    All arguments but one are returned as they are, in their own memory, as the state of a step that is donated.
     """
     mesh = flat_mesh(devices)
-    found = []
+    spec, found = PartitionSpec(mesh.axis_names), []
     for count in _ARGUMENTS:
-        step = jax.jit(lambda *xs: tuple(x + 1 for x in xs), donate_argnums=tuple(range(count)))
-        xs = tuple(spread(mesh, (1,), "float32") for _ in range(count))
-        found.append(_calls_s(step, xs, effort) - count * kernel_s)
-    (few, many), counts = found, [2 * n for n in _ARGUMENTS]  # as many results as arguments
-    each = max((many - few) / (counts[1] - counts[0]), 0.0)
-    return max(few - counts[0] * each, 0.0), each
+
+        def local(x: Array, *others: Array) -> tuple[Array, ...]:
+            return (x + 1, *others)
+
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=(spec,) * count, out_specs=(spec,) * count, check_vma=False)
+        step = jax.jit(mapped, donate_argnums=tuple(range(count)))
+        found.append(_calls_s(step, tuple(spread(mesh, (1,), "float32") for _ in range(count)), effort))
+    return line([2 * count for count in _ARGUMENTS], found)  # as many results as arguments
 
 
 def _calls_s(step: Callable[..., tuple[Array, ...]], xs: tuple[Array, ...], effort: Effort) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +23,9 @@ ClusterName = Annotated[
         "them), ..., or a file my.toml; unlike ones joined by +"
     ),
 ]
-
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", metavar="PROFILE.json", help="Of its devices, see: autopar calibrate")
+]
 
 NOT_TYPED: Any = None
 """Default of a command's ``options``, which are always given by what was typed."""

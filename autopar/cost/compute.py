@@ -4,7 +4,7 @@
 
 (Williams, Waterman and Patterson, "Roofline", CACM 2009.) Repeated work costs what it costs on every device:
 there are no penalty constants. Of a device that was calibrated, both terms are seconds that were measured for work of
-that size, and what joins the kernel of its neighbours starts none.
+that size and kind, and what joins the kernel of its neighbours starts none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 from autopar.mesh import Device
 
 
-def compute_s(device: Device, dtype: str, flops: float, nbytes: float, *, starts: bool = True) -> float:
+def compute_s(
+    device: Device, dtype: str, flops: float, nbytes: float, *, starts: bool = True, matmul: bool = True
+) -> float:
     """Seconds of one local op or fused group of ops.
 
     Args:
@@ -21,6 +23,7 @@ def compute_s(device: Device, dtype: str, flops: float, nbytes: float, *, starts
       flops: floating-point operations on this device.
       nbytes: bytes read and written in this device's memory.
       starts: whether it starts a kernel, rather than joining one; counts where that was measured.
+      matmul: whether it is a matmul or convolution; counts likewise.
 
     Returns:
       Seconds; 0 if there is nothing to do.
@@ -31,4 +34,4 @@ def compute_s(device: Device, dtype: str, flops: float, nbytes: float, *, starts
     if not flops and not nbytes:
         return 0.0
     overhead_s = device.overhead_s if starts or device.rates is None else 0.0
-    return overhead_s + max(device.matmul_s(dtype, flops), device.memory_s(nbytes))
+    return overhead_s + max(device.arithmetic_s(dtype, flops, matmul=matmul), device.memory_s(nbytes))

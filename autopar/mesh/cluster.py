@@ -15,17 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from autopar.errors import ClusterError
+from autopar.mesh import encoding
 from autopar.mesh.described import Described, Island, cluster_text, read_cluster
 from autopar.mesh.device import Device, least
-from autopar.mesh.encoding import (
-    OF_ISLANDS,
-    VERSION,
-    described_from_dict,
-    described_to_dict,
-    device_facts,
-    digest,
-    link_facts,
-)
 from autopar.mesh.links import Joint, Level, axis_links, joining
 from autopar.mesh.logical import LogicalMesh, axis_names, factorisations
 from autopar.mesh.presets import outward, parse
@@ -103,9 +95,6 @@ class Cluster:
 
         Raises:
           ClusterError: no device has it.
-
-        >>> Cluster.parse("v100-16gb:8+h100:2x8").island_at(8)
-        1
         """
         for index, ids in enumerate(self.island_ids):
             if device in ids:
@@ -113,11 +102,7 @@ class Cluster:
         raise ClusterError(f"device {device} is not on cluster {self.name!r}, which has {self.devices}")
 
     def joint(self, first: int, second: int) -> Level:
-        """The link between two islands, by their numbers.
-
-        >>> Cluster.joined([Cluster.parse("cpu:4"), Cluster.parse("cpu:2")], bytes_per_s=1e9).joint(1, 0).bytes_per_s
-        1000000000.0
-        """
+        """The link between two islands, by their numbers."""
         pair = (min(first, second), max(first, second))
         found = next((joint for joint in self.joints if (joint.first, joint.second) == pair), None)
         return found.level(len(self.members)) if found else self.levels[0]
@@ -189,7 +174,13 @@ class Cluster:
         return replace(self, levels=(join,), joints=() if alike else tuple(joints))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a TOML file that :meth:`load` reads back."""
+        """Write a TOML file that :meth:`load` reads back.
+
+        Raises:
+          ClusterError: it was calibrated.
+        """
+        if any(island.device.rates for island in self.islands):
+            raise ClusterError(f"cluster {self.name!r} was calibrated; save it as it was before with_profile")
         Path(path).write_text(cluster_text(self._described()), encoding="utf-8")
 
     def _described(self) -> Described:
@@ -200,7 +191,7 @@ class Cluster:
     def every_joint(self) -> tuple[Joint, ...]:
         """The link of each pair of islands."""
         pairs = itertools.combinations(range(len(self.members)), 2)
-        links = [(*pair, self.joint(*pair)) for pair in pairs]
+        links = ((*pair, self.joint(*pair)) for pair in pairs)
         return tuple(Joint(a, b, link.latency_s, link.bytes_per_s) for a, b, link in links)
 
     @classmethod
@@ -367,7 +358,9 @@ class Cluster:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able facts; infinities are the text ``"inf"``, so that the JSON is strict."""
-        return described_to_dict(self._described(), self.levels[0] if self.members else None, bool(self.joints))
+        return encoding.described_to_dict(
+            self._described(), self.levels[0] if self.members else None, bool(self.joints)
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cluster:
@@ -376,7 +369,7 @@ class Cluster:
         Raises:
           ClusterError: another version, or fields that are missing, unknown or of a wrong type.
         """
-        found, join = described_from_dict(data)
+        found, join = encoding.described_from_dict(data)
         cluster = cls._of(found)
         return cluster if join is None or cluster.joints else replace(cluster, levels=(join,))
 
@@ -394,6 +387,5 @@ class Cluster:
     def fingerprint(self) -> str:
         """Digest of everything that prices a plan; independent of names and sources."""
         if self.members:
-            join, links = self.levels[0], map(link_facts, self.joints)
-            return digest([OF_ISLANDS, link_facts(join), *(island.fingerprint for island in self.members), *links])
-        return digest([VERSION, device_facts(self.device), *map(link_facts, self.levels)])
+            return encoding.fingerprint_of(self.levels[0], [i.fingerprint for i in self.members], self.joints)
+        return encoding.fingerprint(self.device, self.levels)

@@ -49,15 +49,15 @@ class Device:
             raise ClusterError(f"device {self.name!r} has efficiency = {self.efficiency}; it must be in (0, 1]")
         object.__setattr__(self, "flops_per_s", dict(self.flops_per_s))
 
-    def matmul_s(self, dtype: str, flops: float) -> float:
-        """Seconds of a matmul's arithmetic: as measured for its size, or at ``efficiency`` of the peak.
+    def arithmetic_s(self, dtype: str, flops: float, *, matmul: bool = True) -> float:
+        """Seconds of arithmetic: as measured for its size and kind, or at ``efficiency`` of the peak.
 
-        >>> Device("d", {"float32": 1e12}, 1e11, 1e9, efficiency=0.5).matmul_s("float32", 1e12)
+        >>> Device("d", {"float32": 1e12}, 1e11, 1e9, efficiency=0.5).arithmetic_s("float32", 1e12)
         2.0
         """
         if self.rates is None:
             return flops / (self.efficiency * self.peak(dtype))
-        return seconds_at(self.rates.curve((dtype, *_stand_ins(dtype))), flops)
+        return seconds_at(self.rates.curve((dtype, *_stand_ins(dtype)), matmul=matmul), flops)
 
     def memory_s(self, nbytes: float) -> float:
         """Seconds to read and write so many bytes of its memory.

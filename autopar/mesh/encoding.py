@@ -24,11 +24,6 @@ OF_ISLANDS = 2  # version of the data of clusters of islands
 _WORDS = ("name", "source")  # fields that describe and do not price
 
 
-def digest(facts: Sequence[Any]) -> str:
-    """Digest of JSON-able facts."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
 def described_to_dict(found: Described, join: Level | None, unlike: bool) -> dict[str, Any]:
     """JSON-able facts of a cluster.
 
@@ -83,13 +78,21 @@ def described_from_dict(data: Mapping[str, Any]) -> tuple[Described, Level | Non
         ) from error
 
 
-def device_facts(device: Device) -> dict[str, Any]:
-    """What of a device prices a plan."""
-    return _anonymous(_device_to_dict(device))
+def fingerprint(device: Device, levels: Sequence[Level]) -> str:
+    """Digest of what prices a plan on equal devices."""
+    return _digest([VERSION, _anonymous(_device_to_dict(device)), *map(_link_facts, levels)])
 
 
-def link_facts(link: Level | Joint) -> dict[str, Any]:
-    """What of a link prices a plan."""
+def fingerprint_of(join: Level, islands: Sequence[str], joints: Sequence[Joint]) -> str:
+    """Digest of what prices a plan on islands, by their fingerprints and what joins them."""
+    return _digest([OF_ISLANDS, _link_facts(join), *islands, *map(_link_facts, joints)])
+
+
+def _digest(facts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _link_facts(link: Level | Joint) -> dict[str, Any]:
     return _anonymous(_link_to_dict(link))
 
 

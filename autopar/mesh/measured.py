@@ -42,6 +42,7 @@ class Rates:
     Attributes:
       devices: how many were at work when it was measured.
       matmul: per dtype, seconds of a matmul by its FLOP, without starting its kernel.
+      vector: per dtype, seconds of other arithmetic by its FLOP, likewise: elementwise functions and sums.
       memory: seconds of an elementwise kernel by the bytes that it reads and writes, without starting it.
       dispatch_s: to call a compiled program on all devices of the cluster.
       argument_s: more of it for each argument and result.
@@ -49,6 +50,7 @@ class Rates:
 
     devices: int
     matmul: tuple[tuple[str, Curve], ...]
+    vector: tuple[tuple[str, Curve], ...]
     memory: Curve
     dispatch_s: float = 0.0
     argument_s: float = 0.0
@@ -56,17 +58,18 @@ class Rates:
     def __post_init__(self):
         if self.devices < 1:
             raise ClusterError(f"rates were measured with {self.devices} devices at work; it must be 1 or more")
-        if not self.matmul:
-            raise ClusterError("measured rates name no dtype of a matmul")
-        for what, curve in (*((f"matmul in {dtype}", curve) for dtype, curve in self.matmul), ("memory", self.memory)):
-            check_curve(what, curve)
+        if not self.matmul or not self.vector:
+            raise ClusterError("measured rates name no dtype of matmuls, or of other arithmetic")
+        for what, by_dtype in (("matmul", self.matmul), ("vector", self.vector), ("memory", (("", self.memory),))):
+            for dtype, curve in by_dtype:
+                check_curve(f"{what} {dtype}", curve)
         for what, seconds in (("dispatch_s", self.dispatch_s), ("argument_s", self.argument_s)):
             if not 0 <= seconds < math.inf:
                 raise ClusterError(f"measured rates have {what} = {seconds}; it must be 0 or more")
 
-    def curve(self, dtypes: Sequence[str]) -> Curve:
-        """The matmuls of the first of these dtypes that was measured; else those of the slowest dtype."""
-        known = dict(self.matmul)
+    def curve(self, dtypes: Sequence[str], *, matmul: bool) -> Curve:
+        """That of the first of these dtypes that was measured; else that of the slowest dtype."""
+        known = dict(self.matmul if matmul else self.vector)
         found = next((known[dtype] for dtype in dtypes if dtype in known), None)
         return found or max(known.values(), key=lambda curve: curve[-1][1] / curve[-1][0])
 
@@ -136,6 +139,7 @@ def rates_to_dict(rates: Rates) -> dict[str, Any]:
     return {
         "devices": rates.devices,
         "matmul": {dtype: [list(point) for point in curve] for dtype, curve in rates.matmul},
+        "vector": {dtype: [list(point) for point in curve] for dtype, curve in rates.vector},
         "memory": [list(point) for point in rates.memory],
         "dispatch_s": rates.dispatch_s,
         "argument_s": rates.argument_s,
@@ -155,6 +159,7 @@ def rates_from_dict(data: Mapping[str, Any]) -> Rates:
     return Rates(
         int(data["devices"]),
         tuple((dtype, curve(points)) for dtype, points in data["matmul"].items()),
+        tuple((dtype, curve(points)) for dtype, points in data["vector"].items()),
         curve(data["memory"]),
         float(data["dispatch_s"]),
         float(data["argument_s"]),

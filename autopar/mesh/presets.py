@@ -180,7 +180,7 @@ def outward(name: str, device: Device, levels: Sequence[Level]) -> Level:
     if len(levels) > 1:
         return levels[-1]
     preset = PRESETS.get(device.name)
-    if preset is None or preset.device != device:
+    if preset is None or (preset.device != device and device.rates is None):
         raise ClusterError(
             f"cluster {name!r} has links between its devices only, so nothing says how it is joined to others; say "
             "both numbers: Cluster.joined([...], latency_s=..., bytes_per_s=...)"
