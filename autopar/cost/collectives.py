@@ -6,13 +6,17 @@ For ``B`` bytes per device (of the larger of operand and result) and an axis tha
 
     reduce-scatter, all-gather   sum_j  a_j + (n_j - 1) / N_j * B / b_j
     all-reduce                   sum_j  a_j + 2 (n_j - 1) / N_j * B / b_j
-    all-to-all                   sum_j  a_j  +  max_j (n - N_{j-1}) / n * B / b_j
+    all-to-all                   sum_j  a_j  +  max_j (n - N_{j-1}) / n * d_j * B / b_j
     collective-permute           max_j  a_j + B / b_j
     slice, fill                  0
 
 The first two are the hierarchical algorithm: reduce-scatter inside a host, then across hosts on the ``1/n_1``
 that is left, then gather inside. In an all-to-all, ``(n - N_{j-1}) / n`` is the part of a device's data that
-leaves its group through level ``j``; the levels work at the same time and the slowest decides. A permute's
+leaves its group through level ``j``; the levels work at the same time and the slowest decides. Where a switch joins the
+children of a level, ``d_j = 1``. On a torus a message takes every link on the shorter way round its ring: of ``r``
+children, ``floor(r^2 / 4)`` links for the messages of one device, where the switch has ``r - 1`` ways, so ``d_j`` is
+their quotient, about ``r / 4`` (Austin et al., "How to scale your model", Google DeepMind 2025, part 3: an all-to-all
+takes a quarter of an all-gather of the whole array). The other collectives take rings as they are. A permute's
 slowest pair decides. On a single level these are the usual ring costs, e.g. ``2 (n-1)/n B/b`` for all-reduce
 (Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH", 2005).
 
@@ -95,11 +99,13 @@ def level_parts(kind: Collective, axis: AxisLinks) -> tuple[LevelPart, ...]:
         return ()
     if kind in _SWEEPS:
         return _sweep(kind, axis.levels)
-    shares = _leaving(axis.levels) if kind is Collective.ALL_TO_ALL else (1.0,) * len(axis.levels)
+    exchanges = kind is Collective.ALL_TO_ALL
+    shares = _leaving(axis.levels) if exchanges else (1.0,) * len(axis.levels)
+    ways = [_detour(level.ring) if exchanges else 1.0 for level in axis.levels]
     lines = [line_for(level.measured, kind.value, level.size) for level in axis.levels]
     each = [
-        (level.latency_s, share / level.bytes_per_s) if line is None else (line.latency_s, line.s_per_byte)
-        for share, level, line in zip(shares, axis.levels, lines, strict=True)
+        (level.latency_s, way * share / level.bytes_per_s) if line is None else (line.latency_s, line.s_per_byte)
+        for share, way, level, line in zip(shares, ways, axis.levels, lines, strict=True)
     ]
     slowest = max(range(len(each)), key=lambda i: each[i][1])
     return tuple(
@@ -126,3 +132,12 @@ def _leaving(levels: tuple[Crossing, ...]) -> tuple[float, ...]:
     """For each level, the part of a device's data that leaves its group through it in an all-to-all."""
     extents = list(itertools.accumulate((level.size for level in levels), operator.mul, initial=1))
     return tuple((extents[-1] - inside) / extents[-1] for inside in extents[:-1])
+
+
+def _detour(ring: int) -> float:
+    """How much longer an all-to-all takes over a ring used both ways than over a switch of the same bandwidth.
+
+    >>> _detour(0), _detour(4), _detour(16)
+    (1.0, 1.3333333333333333, 4.266666666666667)
+    """
+    return (ring**2 // 4) / (ring - 1) if ring > 2 else 1.0

@@ -94,6 +94,7 @@ def _island_lines(island: Island, inside: str) -> list[str]:
     ]  # fmt: skip
     for level in island.levels:
         lines += ["", f"[[{inside}level]]", f"name = {_toml(level.name)}", f"size = {level.size}", *_link_lines(level)]
+        lines += [f"torus = {level.torus}"] if level.torus else []
     return lines
 
 
@@ -161,6 +162,15 @@ class _Table:
         if least is not None and not least <= found < math.inf:
             raise self.error(f"{name} of {self.what} is {value!r}; it must be {least:g} or more, and finite", name)
         return found
+
+    def count(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        """A whole number."""
+        value = self.fields.get(name, default)
+        if value is None:
+            raise self.missing(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.error(f"{name} of {self.what} is {value!r}; it must be a whole number, {least} or more", name)
+        return value
 
     def table(self, name: str, what: str) -> _Table:
         value = self.fields.get(name)
@@ -267,13 +277,9 @@ _LINK = ("link", "latency", "bandwidth", "shared_bandwidth")
 
 def _level(table: _Table, device: Device, inner: Sequence[Level]) -> Level:
     """A level of links, with what its preset says where the file says nothing."""
-    table.known(("name", "size", *_LINK))
+    table.known(("name", "size", *_LINK, "torus"))
     name = table.text("name")
-    size = table.fields.get("size")
-    if size is None:
-        raise table.missing("size")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise table.error(f"size of {table.what} is {size!r}; it must be a whole number, 1 or more", "size")
+    size = table.count("size")
     below = math.prod(level.size for level in inner)
     base: Level | None = None
     preset = PRESETS.get(device.name)
@@ -282,7 +288,8 @@ def _level(table: _Table, device: Device, inner: Sequence[Level]) -> Level:
     elif preset is not None and len(inner) == 1 and name == preset.group:
         base = preset.network(size, below)
     latency_s, bytes_per_s = _link(table, below, base)
-    return Level(name, size, latency_s, bytes_per_s)
+    torus = table.count("torus", base.torus if base and "link" not in table.fields else 0, least=0)
+    return Level(name, size, latency_s, bytes_per_s, torus=torus)
 
 
 def _link(table: _Table, sharers: int, base: Level | None = None) -> tuple[float, float]:

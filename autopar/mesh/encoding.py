@@ -109,8 +109,9 @@ def _device_from_dict(data: Mapping[str, Any]) -> Device:
 
 
 def _link_to_dict(link: Level | Joint) -> dict[str, Any]:
-    data = _finite({f.name: getattr(link, f.name) for f in fields(link) if f.name != "measured"})
-    lines = getattr(link, "measured", ())
+    data = _finite({f.name: getattr(link, f.name) for f in fields(link) if f.name not in ("measured", "torus")})
+    lines, torus = getattr(link, "measured", ()), getattr(link, "torus", 0)
+    data |= {"torus": torus} if torus else {}
     return data | ({"measured": [list(line) for line in lines]} if lines else {})
 
 

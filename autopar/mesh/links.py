@@ -23,6 +23,8 @@ class Level:
       bytes_per_s: bandwidth per direction that each *device* has through this level while all of them
         communicate: for hosts, the host's network bandwidth divided by its devices.
       measured: what collectives over it take, in place of what the two numbers say.
+      torus: number of dimensions of a torus by which they are joined, each to its neighbours, ``bytes_per_s`` being
+        that of one ring used both ways; 0 where a switch joins all with all.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Level:
     latency_s: float
     bytes_per_s: float
     measured: tuple[CollectiveLine, ...] = ()
+    torus: int = 0
 
     def __post_init__(self):
         if self.size < 1:
@@ -38,6 +41,17 @@ class Level:
             raise ClusterError(f"level {self.name!r} has latency_s = {self.latency_s}; it must be 0 or more")
         if not self.bytes_per_s > 0:
             raise ClusterError(f"level {self.name!r} has bytes_per_s = {self.bytes_per_s}; it must be positive")
+        if self.torus < 0:
+            raise ClusterError(f"level {self.name!r} is a torus of {self.torus} dimensions; it must be 0 or more")
+
+    @property
+    def side(self) -> int:
+        """Devices around one ring of the torus, taken to be a cube; 0 where there is none.
+
+        >>> Level("device", 256, 0.0, 1.0, torus=2).side, Level("device", 4096, 0.0, 1.0, torus=3).side
+        (16, 16)
+        """
+        return math.ceil(self.size ** (1 / self.torus) - 1e-9) if self.torus else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +108,14 @@ class Crossing(NamedTuple):
       latency_s: fixed time of one collective over the level.
       bytes_per_s: bandwidth per device and direction through the level.
       measured: what collectives over so many children take, where that was measured.
+      ring: of a torus, children around the longest ring that the axis takes; 0 where a switch joins them.
     """
 
     size: int
     latency_s: float
     bytes_per_s: float
     measured: tuple[CollectiveLine, ...] = ()
+    ring: int = 0
 
 
 class AxisLinks(NamedTuple):
@@ -115,7 +131,7 @@ class AxisLinks(NamedTuple):
     levels: tuple[Crossing, ...]
 
 
-Link = tuple[int, float, float, tuple[CollectiveLine, ...]]
+Link = tuple[int, float, float, tuple[CollectiveLine, ...], int]
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -123,19 +139,20 @@ def axis_links(links: tuple[Link, ...], size: int, stride: int) -> AxisLinks:
     """The levels that an axis of ``size`` devices, ``stride`` device ids apart, crosses.
 
     Args:
-      links: every level of the cluster as (size, latency_s, bytes_per_s, measured), innermost first.
+      links: every level of the cluster as (size, latency_s, bytes_per_s, measured, side), innermost first.
       size: devices along the axis.
       stride: product of the sizes of the inner axes.
 
-    >>> [level.size for level in axis_links(((8, 1e-6, 1e9, ()), (2, 1e-5, 1e8, ())), 4, 4).levels]
+    >>> [level.size for level in axis_links(((8, 1e-6, 1e9, (), 0), (2, 1e-5, 1e8, (), 0)), 4, 4).levels]
     [2, 2]
     """
     crossed = children_crossed(tuple(link[0] for link in links), size, stride)
     found = []
-    for n, (_, latency_s, bytes_per_s, measured) in zip(crossed, links, strict=True):
+    for n, (_, latency_s, bytes_per_s, measured, side) in zip(crossed, links, strict=True):
         if n > 1:
             lines = (line_for(measured, kind, n) for kind in sorted({line.kind for line in measured}))
-            found.append(Crossing(n, latency_s, bytes_per_s, tuple(line for line in lines if line is not None)))
+            known = tuple(line for line in lines if line is not None)
+            found.append(Crossing(n, latency_s, bytes_per_s, known, min(n, side)))
     return AxisLinks(size, tuple(found))
 
 

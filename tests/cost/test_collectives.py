@@ -14,8 +14,9 @@ from autopar.sharding.layout import LOCAL, Collective
 KINDS = sorted(set(Collective) - LOCAL, key=lambda kind: kind.value)
 SCATTERING = [kind for kind in KINDS if kind is not Collective.PERMUTE]
 
+rates = st.floats(1e6, 1e12, allow_nan=False, allow_infinity=False)
 crossings = st.builds(
-    Crossing, st.integers(2, 8), st.floats(0, 1e-3), st.floats(1e6, 1e12, allow_nan=False, allow_infinity=False)
+    lambda n, latency_s, rate: Crossing(n, latency_s, rate), st.integers(2, 8), st.floats(0, 1e-3), rates
 )
 byte_counts = st.floats(0, 1e12)
 

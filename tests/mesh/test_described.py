@@ -180,6 +180,7 @@ def test_a_file_is_a_cluster_wherever_one_is_named(tmp_path):
         ('latency = "50 us"', "latency = -1", 31, ["latency of level 3", "0 or more"]),
         ('latency = "50 us"', "latency = inf", 31, ["finite"]),
         ("size = 4", "size = 0", 24, ["size of level 2", "1 or more"]),
+        ("size = 4", "size = 4\ntorus = -1", 25, ["torus of level 2", "0 or more"]),
         ("size = 4", 'size = "four"', 24, ["'four'", "whole number"]),
         ("size = 4\n", "", 22, ["lacks the field 'size'"]),
         ('name = "pod"', "name = 3", 29, ["name of level 3 is 3", "must be text"]),
