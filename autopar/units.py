@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 MICRO = 1e-6
 KILO = 1e3
@@ -24,6 +25,15 @@ _BYTE_UNITS = {
     "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "kib": KIB, "mib": MIB, "gib": GIB, "tib": TIB,
 }  # fmt: skip
 _BYTES = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*([a-z]*)")
+_QUANTITY = re.compile(r"([+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/]*)")
+_PREFIXES = {"": 1.0, "k": KILO, "K": KILO, "M": MEGA, "G": GIGA, "T": TERA, "P": 1e15}
+_BINARY = {"Ki": KIB, "Mi": MIB, "Gi": GIB, "Ti": TIB}
+_IN_A_SECOND = {"s": 1.0, "ms": KILO, "us": MEGA, "ns": GIGA}
+_BYTE_RATES = {
+    **{f"{prefix}bit/s": factor / 8 for prefix, factor in _PREFIXES.items()},
+    **{f"{prefix}B/s": float(factor) for prefix, factor in (_PREFIXES | _BINARY).items()},
+}
+_FLOP_RATES = {f"{prefix}FLOP/s": factor for prefix, factor in _PREFIXES.items()}
 
 
 def gbit_per_s(rate: float) -> float:
@@ -73,6 +83,51 @@ def parse_bytes(text: str) -> int:
     if match is None or match[2] not in _BYTE_UNITS:
         raise ValueError(f"{text!r} is not a size in bytes; write for example '16GiB', '1.5GB' or '4096'")
     return round(float(match[1]) * _BYTE_UNITS[match[2]])
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds written by a person.
+
+    >>> parse_seconds("50 us"), parse_seconds("1.5ms")
+    (5e-05, 0.0015)
+
+    Raises:
+      ValueError: not a number with a known unit.
+    """
+    number, parts = _quantity(text, _IN_A_SECOND, "a time", "'50 us', '1.5 ms' or '2 s'")
+    return number / parts
+
+
+def parse_bytes_per_s(text: str) -> float:
+    """Bytes per second written by a person: ``bit`` and ``B`` are told apart, prefixes are decimal, ``GiB`` binary.
+
+    >>> parse_bytes_per_s("25 Gbit/s"), parse_bytes_per_s("450 GB/s")
+    (3125000000.0, 450000000000.0)
+
+    Raises:
+      ValueError: not a number with a known unit.
+    """
+    return math.prod(_quantity(text, _BYTE_RATES, "a bandwidth", "'25 Gbit/s' or '450 GB/s'"))
+
+
+def parse_flops_per_s(text: str) -> float:
+    """FLOP per second written by a person.
+
+    >>> parse_flops_per_s("989 TFLOP/s")
+    989000000000000.0
+
+    Raises:
+      ValueError: not a number with a known unit.
+    """
+    return math.prod(_quantity(text, _FLOP_RATES, "a rate of arithmetic", "'989 TFLOP/s'"))
+
+
+def _quantity(text: str, units: Mapping[str, float], what: str, examples: str) -> tuple[float, float]:
+    """A number and what its unit stands for."""
+    match = _QUANTITY.fullmatch(text.strip().replace("µ", "u"))
+    if match is None or match[2] not in units:
+        raise ValueError(f"{text!r} is not {what}; write for example {examples}")
+    return float(match[1]), units[match[2]]
 
 
 def _scaled(amount: float, scales: tuple[tuple[str, float], ...]) -> str:

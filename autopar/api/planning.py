@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from autopar.api.plan import Plan
+from autopar.calibrate import device_name
 from autopar.errors import AutoparError, ClusterError, InfeasibleError, OptionError, PlanError
 from autopar.lower import StagedStep, microbatched, unstacked
 from autopar.mesh import Cluster
@@ -38,14 +39,9 @@ def local_cluster_name() -> str:
       ClusterError: they are of a kind that has no preset.
     """
     devices = jax.devices()
-    kind = devices[0].device_kind.lower()
-    known = {"h200": "h200", "h100": "h100", "a100": "a100-80gb", "v100": "v100-16gb"}
-    known |= {"v5p": "tpu-v5p", "v5 lite": "tpu-v5e", "v5e": "tpu-v5e", "v4": "tpu-v4", "v3": "tpu-v3"}
-    if devices[0].platform == "cpu":
-        return f"cpu:{len(devices)}"
-    for word, preset in known.items():
-        if word in kind:
-            return f"{preset}:{len(devices)}"
+    name = device_name(devices[0])
+    if name is not None:
+        return f"{name}:{len(devices)}"
     raise ClusterError(f"no preset for device {devices[0].device_kind!r}; name the cluster, such as cluster='h100:8'.")
 
 
@@ -66,7 +62,8 @@ def plan(
       fun: the step, written for one device.
       *args: its arguments: arrays or ``jax.ShapeDtypeStruct``; nothing is computed.
       cluster: ``"cpu:8"``, ``"h100:16x8"``, ``"v100-16gb:4x8+h100:2x8"`` (islands of unlike devices, for steps in
-        stages) or a :class:`autopar.Cluster`; None is the devices of this process.
+        stages), ``"h100:2x16x8:metro"`` (sites), ``"my.toml"`` (a file) or a :class:`autopar.Cluster`; None is the
+        devices of this process.
       options: what to search.
       static_argnums, static_argnames, donate_argnums: as for ``jax.jit``.
       progress: called with lines of text while planning.

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
-from autopar.cli.arguments import find_data, find_model, provide_devices
-from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, Sizes, with_planning_options
+from autopar.cli.arguments import find_cluster, find_data, find_model, provide_devices
+from autopar.cli.calibrating import calibrate_command
+from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, ProfileFile, Sizes, with_planning_options
 from autopar.cli.predicting import predict_command
 from autopar.cli.progress import notes, planning, record_to, training
 from autopar.cli.training import BATCHES_PER_SEED, Asked, bubbles, summary, train
@@ -53,6 +54,7 @@ def plan_command(
     model: ModelName,
     preset: Preset = None,
     cluster: ClusterName = "cpu:8",
+    profile: ProfileFile = None,
     options: Options = NOT_TYPED,
     sizes: Sizes = None,
     save: Annotated[Path | None, typer.Option(metavar="PLAN.json", help="Write the plan to a file")] = None,
@@ -71,7 +73,7 @@ def plan_command(
       autopar plan gpt --cluster v100-16gb:8+h100:8 --microbatches 8 --max-stages 4
     """
     recipe = find_model(model, preset, sizes or ())
-    target = Cluster.parse(cluster)
+    target = find_cluster(cluster, profile)
     if save is not None:
         _check_folder("--save", save)
     with planning(notes(), f"planning {recipe.name} on {target.name}") as line:
@@ -101,6 +103,7 @@ def train_command(
     preset: Preset = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps")] = 50,
     cluster: ClusterName = "cpu:8",
+    profile: ProfileFile = None,
     options: Options = NOT_TYPED,
     plan_file: Annotated[Path | None, typer.Option("--plan", metavar="PLAN.json", help="Run a saved plan")] = None,
     runtime: Annotated[str, typer.Option(help="Of stages: local (this process) or ray (a Ray cluster)")] = "local",
@@ -144,7 +147,7 @@ def train_command(
         changed["total_steps"] = steps
     recipe = find_model(model, preset, sizes or (), **{k: v for k, v in changed.items() if v is not None})
     given = load_plan(plan_file) if plan_file is not None else None
-    target = Cluster.parse(cluster) if given is None else Cluster.from_dict(given.cluster)
+    target = find_cluster(cluster, profile) if given is None else Cluster.from_dict(given.cluster)
     if metrics is not None:
         _check_folder("--metrics", metrics)
     batches = find_data(recipe, data)
@@ -180,6 +183,7 @@ def train_command(
 
 
 app.command("predict")(predict_command)
+app.command("calibrate")(calibrate_command)
 
 
 @app.command()

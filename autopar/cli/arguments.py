@@ -50,6 +50,16 @@ def parse_memory(text: str | None) -> int | None:
         raise OptionError(f"--memory: {error}.") from None
 
 
+def find_cluster(text: str, profile: Path | None) -> Cluster:
+    """A cluster by name, calibrated if there is a profile of it.
+
+    Raises:
+      ClusterError: it is not known, or the profile is of another device.
+    """
+    found = Cluster.parse(text)
+    return found if profile is None else found.with_profile(profile)
+
+
 def find_model(name: str, preset: str | None, sizes: Sequence[str], **more: Any) -> Recipe:
     """A recipe of the zoo, with sizes changed as ``layers=4``, or as keywords.
 

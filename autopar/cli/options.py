@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +17,15 @@ ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model of the 
 Preset = Annotated[str | None, typer.Option(help="The model's sizes [default: toy]")]
 Sizes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one size; repeatable")]
 ClusterName = Annotated[
-    str, typer.Option(help="cpu:8, h100:16x8 (hosts x devices per host), tpu-v4:256, ...; unlike ones joined by +")
+    str,
+    typer.Option(
+        help="cpu:8, h100:16x8 (hosts x devices per host), tpu-v4:256, h100:2x16x8:metro (sites and the link between "
+        "them), ..., or a file my.toml; unlike ones joined by +"
+    ),
 ]
-
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", metavar="PROFILE.json", help="Of its devices, see: autopar calibrate")
+]
 
 NOT_TYPED: Any = None
 """Default of a command's ``options``, which are always given by what was typed."""

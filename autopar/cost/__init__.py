@@ -1,7 +1,7 @@
 """Prices of a choice: local work by roofline, communication by latency and bandwidth. No jax."""
 
-from autopar.cost.collectives import collective_line, collective_s
+from autopar.cost.collectives import LevelPart, collective_line, collective_s, level_parts
 from autopar.cost.compute import compute_s
 from autopar.cost.transfers import transfer_s
 
-__all__ = ["collective_line", "collective_s", "compute_s", "transfer_s"]
+__all__ = ["LevelPart", "collective_line", "collective_s", "compute_s", "level_parts", "transfer_s"]

@@ -2,13 +2,14 @@
 
 The price is that of a collective-permute over one level: each device sends to one device of the other stage, and all
 of them at the same time. A level's bandwidth is what a device has while every device of its host communicates, so a
-stage that leaves the rest of its host silent may be faster than priced.
+stage that leaves the rest of its host silent may be faster than priced. Where transfers were measured over that level,
+their line is the price.
 """
 
 from __future__ import annotations
 
 from autopar.cost.collectives import collective_s
-from autopar.mesh import AxisLinks, Crossing, Level
+from autopar.mesh import TRANSFER, AxisLinks, Crossing, Level, line_for
 from autopar.sharding.layout import Collective
 
 
@@ -28,5 +29,8 @@ def transfer_s(link: Level | None, nbytes: float) -> float:
     """
     if link is None:
         return 0.0
+    line = line_for(link.measured, TRANSFER, 0)
+    if line is not None:
+        return line.latency_s + line.s_per_byte * nbytes
     axis = AxisLinks(2, (Crossing(2, link.latency_s, link.bytes_per_s),))
     return collective_s(Collective.PERMUTE, axis, nbytes)

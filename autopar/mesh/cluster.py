@@ -6,24 +6,23 @@ Devices are equal, or equal on each of several *islands*: clusters of equal devi
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from autopar.errors import ClusterError
+from autopar.mesh import encoding
+from autopar.mesh.described import Described, Island, cluster_text, read_cluster
 from autopar.mesh.device import Device, least
-from autopar.mesh.links import Level, axis_links, joining
-from autopar.mesh.logical import LogicalMesh, axis_names
+from autopar.mesh.links import Joint, Level, axis_links, joining
+from autopar.mesh.logical import LogicalMesh, axis_names, factorisations
 from autopar.mesh.presets import outward, parse
+from autopar.mesh.profile import Profile, load_profile, profiled
 from autopar.mesh.submesh import Submesh, check_submesh, submeshes_of
-
-VERSION = 1
-_OF_ISLANDS = 2  # version of the data of clusters of islands
-_WORDS = ("name", "source")  # fields that describe and do not price
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,9 @@ class Cluster:
     Attributes:
       name: as the user wrote it (``h100:16x8``); not part of the fingerprint.
       device: what every device is; of unlike islands, what each is at least.
-      levels: innermost first; of islands, the one that joins them.
+      levels: innermost first; of islands, the one that joins them, as slow as the slowest of ``joints``.
       members: the islands, each of equal devices; empty where all devices are equal.
+      joints: where pairs of islands are joined by unlike links, that of each pair.
 
     >>> Cluster.parse("h100:2x8").devices, Cluster.parse("v100-16gb:4x8+h100:2x8").devices
     (16, 48)
@@ -47,6 +47,7 @@ class Cluster:
     device: Device
     levels: tuple[Level, ...]
     members: tuple[Cluster, ...] = ()
+    joints: tuple[Joint, ...] = ()
 
     def __post_init__(self):
         if not self.levels:
@@ -59,6 +60,12 @@ class Cluster:
             raise ClusterError(
                 f"cluster {self.name!r} has {len(self.members)} islands and levels of sizes "
                 f"{[level.size for level in self.levels]}; Cluster.joined makes the one level that joins them"
+            )
+        pairs = set(itertools.combinations(range(len(self.members)), 2))
+        for missing in sorted(pairs - {(j.first, j.second) for j in self.joints}) if self.joints else ():
+            a, b = (self.members[i].name for i in missing)
+            raise ClusterError(
+                f"cluster {self.name!r} has no link between its islands {a!r} and {b!r}; join all or none"
             )
 
     @property
@@ -88,14 +95,17 @@ class Cluster:
 
         Raises:
           ClusterError: no device has it.
-
-        >>> Cluster.parse("v100-16gb:8+h100:2x8").island_at(8)
-        1
         """
         for index, ids in enumerate(self.island_ids):
             if device in ids:
                 return index
         raise ClusterError(f"device {device} is not on cluster {self.name!r}, which has {self.devices}")
+
+    def joint(self, first: int, second: int) -> Level:
+        """The link between two islands, by their numbers."""
+        pair = (min(first, second), max(first, second))
+        found = next((joint for joint in self.joints if (joint.first, joint.second) == pair), None)
+        return found.level(len(self.members)) if found else self.levels[0]
 
     def island(self, submesh: Submesh) -> Cluster:
         """The island on which a submesh lies.
@@ -116,17 +126,25 @@ class Cluster:
 
         One count is the number of devices; more than fit one host (one pod, for TPUs) fill several hosts. The
         devices are listed in :data:`autopar.mesh.PRESETS`. Islands of unlike devices are joined by ``+``, as by
-        :meth:`joined`: ``v100-16gb:4x8+h100:2x8``.
+        :meth:`joined`: ``v100-16gb:4x8+h100:2x8``. Sites are joined by one of :data:`autopar.mesh.LINKS`, named after
+        a second colon, and come first: ``h100:2x16x8:metro`` is two sites of 16 hosts of 8 devices. What ends in
+        ``.toml`` is the path of a file, as for :meth:`load`. After ``@`` stands a profile, as for :meth:`with_profile`:
+        ``cpu:8@profile.json``.
 
         Raises:
           ClusterError: the device is unknown, the counts are malformed or not positive, or a host cannot hold
-            that many devices.
+            that many devices; or a file is malformed.
 
         >>> [(level.name, level.size) for level in Cluster.parse("h100:16x8").levels]
         [('device', 8), ('host', 16)]
         """
+        if isinstance(text, str) and text.strip().endswith(".toml") and ("+" not in text or os.path.exists(text)):
+            return cls.load(text.strip())
         if isinstance(text, str) and "+" in text:
             return cls.joined([cls._parse_island(part, text) for part in text.split("+")])
+        if isinstance(text, str) and "@" in text:
+            base, _, profile = text.rpartition("@")
+            return cls.parse(base).with_profile(profile.strip())
         name, device, levels = parse(text)
         return cls(name, device, levels)
 
@@ -136,6 +154,45 @@ class Cluster:
             return cls.parse(part)
         except ClusterError as error:
             raise ClusterError(f"cluster {text!r} joins islands by '+', one of which is {part!r}: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Cluster:
+        """A cluster from a TOML file: see ``docs/clusters.md`` for what it may say.
+
+        Args:
+          path: the file. Its name is the cluster's where it says none.
+
+        Raises:
+          ClusterError: the file cannot be read, or is malformed; the message names the line and the field.
+        """
+        return cls._of(read_cluster(path))
+
+    def with_joints(self, joints: Sequence[Joint]) -> Cluster:
+        """The same islands, each pair joined by a link of its own."""
+        join = joining(joints, islands=len(self.members))
+        alike = all((j.latency_s, j.bytes_per_s) == (join.latency_s, join.bytes_per_s) for j in joints)
+        return replace(self, levels=(join,), joints=() if alike else tuple(joints))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a TOML file that :meth:`load` reads back.
+
+        Raises:
+          ClusterError: it was calibrated.
+        """
+        if any(island.device.rates for island in self.islands):
+            raise ClusterError(f"cluster {self.name!r} was calibrated; save it as it was before with_profile")
+        Path(path).write_text(cluster_text(self._described()), encoding="utf-8")
+
+    def _described(self) -> Described:
+        islands = tuple(Island(island.name, island.device, island.levels) for island in self.islands)
+        return Described(self.name, islands, self.every_joint)
+
+    @property
+    def every_joint(self) -> tuple[Joint, ...]:
+        """The link of each pair of islands."""
+        pairs = itertools.combinations(range(len(self.members)), 2)
+        links = ((*pair, self.joint(*pair)) for pair in pairs)
+        return tuple(Joint(a, b, link.latency_s, link.bytes_per_s) for a, b, link in links)
 
     @classmethod
     def joined(
@@ -201,6 +258,24 @@ class Cluster:
         members = tuple(island.with_memory(memory_bytes) for island in self.members)
         return replace(self, device=replace(self.device, memory_bytes=memory_bytes), members=members)
 
+    def with_profile(self, profile: Profile | str | os.PathLike[str]) -> Cluster:
+        """The same cluster as its devices were measured: the rates of each, and the links inside a host.
+
+        Links between hosts are as they were. Of islands, those of the profile's device are measured ones.
+
+        Args:
+          profile: what ``autopar calibrate`` wrote, or the path of its file.
+
+        Raises:
+          ClusterError: the profile is malformed, of another device, or of fewer devices than one host has.
+        """
+        profile = profile if isinstance(profile, Profile) else load_profile(profile)
+        if any(island.device.name == profile.device for island in self.members):
+            mine = (i.with_profile(profile) if i.device.name == profile.device else i for i in self.members)
+            return replace(self, members=tuple(mine))
+        device, levels = profiled(self.name, self.device, self.levels, profile)
+        return replace(self, device=device, levels=levels)
+
     def mesh(self, shape: Sequence[int]) -> LogicalMesh:
         """A logical mesh over all devices, axis 0 outermost.
 
@@ -224,7 +299,7 @@ class Cluster:
                 f"mesh shape {shape} does not fit cluster {self.name!r}: its axis sizes multiply to "
                 f"{math.prod(shape) if shape else 'nothing'}, and there are {self.devices} devices"
             )
-        levels = tuple((level.size, level.latency_s, level.bytes_per_s) for level in self.levels)
+        levels = tuple((each.size, each.latency_s, each.bytes_per_s, each.measured, each.side) for each in self.levels)
         strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
         axes = tuple(axis_links(levels, n, stride) for n, stride in zip(shape, strides, strict=True))
         return LogicalMesh(shape, axis_names(len(shape)), axes)
@@ -239,7 +314,7 @@ class Cluster:
         """
         if max_axes < 1:
             raise ClusterError(f"a mesh needs at least one axis, not max_axes={max_axes}")
-        shapes = [s for axes in range(1, max_axes + 1) for s in _factorisations(self.devices, axes)]
+        shapes = [s for axes in range(1, max_axes + 1) for s in factorisations(self.devices, axes)]
         return tuple(self.mesh(shape) for shape in shapes or [(1,)])
 
     def submeshes(self, *, powers: bool = False) -> tuple[Submesh, ...]:
@@ -283,19 +358,9 @@ class Cluster:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able facts; infinities are the text ``"inf"``, so that the JSON is strict."""
-        if self.members:
-            return {
-                "version": _OF_ISLANDS,
-                "name": self.name,
-                "join": _finite(asdict(self.levels[0])),
-                "islands": [island.to_dict() for island in self.members],
-            }
-        return {
-            "version": VERSION,
-            "name": self.name,
-            "device": _finite(asdict(self.device)),
-            "levels": [_finite(asdict(level)) for level in self.levels],
-        }
+        return encoding.described_to_dict(
+            self._described(), self.levels[0] if self.members else None, bool(self.joints)
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cluster:
@@ -304,70 +369,23 @@ class Cluster:
         Raises:
           ClusterError: another version, or fields that are missing, unknown or of a wrong type.
         """
-        version = data.get("version")
-        if version not in (VERSION, _OF_ISLANDS):
-            raise ClusterError(
-                f"cluster data has version {version!r}; this autopar reads versions {VERSION} and {_OF_ISLANDS}"
-            )
-        try:
-            if version == _OF_ISLANDS:
-                join = Level(**_infinite(data["join"]))
-                islands = [cls.from_dict(island) for island in data["islands"]]
-                joined = cls.joined(islands, latency_s=join.latency_s, bytes_per_s=join.bytes_per_s)
-                return replace(joined, name=data["name"], levels=(join,))
-            device = Device(**_infinite(data["device"]))
-            levels = tuple(Level(**_infinite(level)) for level in data["levels"])
-            return cls(data["name"], device, levels)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ClusterError(
-                f"cluster data of version {version} is malformed: {error}; write it with Cluster.to_dict"
-            ) from error
+        found, join = encoding.described_from_dict(data)
+        cluster = cls._of(found)
+        return cluster if join is None or cluster.joints else replace(cluster, levels=(join,))
+
+    @classmethod
+    def _of(cls, found: Described) -> Cluster:
+        islands = tuple(cls(island.name, island.device, island.levels) for island in found.islands)
+        if len(islands) == 1:
+            return replace(islands[0], name=found.name)
+        device = least([island.device for island in islands])
+        return cls(found.name, device, (joining(found.joints, islands=len(islands)),), islands).with_joints(
+            found.joints
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of everything that prices a plan; independent of names and sources."""
-        data = self.to_dict()
         if self.members:
-            facts = [_OF_ISLANDS, _anonymous(data["join"]), *(island.fingerprint for island in self.members)]
-            return _digest(facts)
-        facts = [VERSION, _anonymous(data["device"]), *map(_anonymous, data["levels"])]
-        return _digest(facts)
-
-
-def _digest(facts: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _factorisations(n: int, axes: int) -> Iterator[tuple[int, ...]]:
-    """Ordered ways to write ``n`` as a product of ``axes`` numbers over 1, in lexicographic order."""
-    if axes == 1:
-        if n > 1:
-            yield (n,)
-        return
-    for first in range(2, n // 2 + 1):
-        if n % first == 0:
-            for rest in _factorisations(n // first, axes - 1):
-                yield (first, *rest)
-
-
-def _finite(data: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON types only: infinity as text."""
-    return {k: _finite(v) if isinstance(v, Mapping) else "inf" if v == math.inf else v for k, v in data.items()}
-
-
-def _infinite(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of :func:`_finite`."""
-    return {k: _infinite(v) if isinstance(v, Mapping) else _number(k, v) for k, v in data.items()}
-
-
-def _number(key: str, value: Any) -> Any:
-    return math.inf if value == "inf" and key not in _WORDS else value
-
-
-def _anonymous(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers alone, all as floats, so that 16 and 16.0 are one."""
-    return {
-        k: _anonymous(v) if isinstance(v, Mapping) else float(v) if v != "inf" else v
-        for k, v in data.items()
-        if k not in _WORDS
-    }
+            return encoding.fingerprint_of(self.levels[0], [i.fingerprint for i in self.members], self.joints)
+        return encoding.fingerprint(self.device, self.levels)

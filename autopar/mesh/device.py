@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopar.errors import ClusterError
+from autopar.mesh.measured import Rates, seconds_at
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Device:
       efficiency: share of the peak that large matmuls reach, 0 < efficiency <= 1. The one empirical constant
         of the compute model.
       source: where the numbers come from.
+      rates: what work takes as it was measured, in place of the rates above; None where nothing was.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Device:
     overhead_s: float = 0.0
     source: str = "user"
     efficiency: float = 1.0
+    rates: Rates | None = None
 
     def __post_init__(self):
         if not self.flops_per_s:
@@ -45,6 +48,24 @@ class Device:
         if not 0 < self.efficiency <= 1:
             raise ClusterError(f"device {self.name!r} has efficiency = {self.efficiency}; it must be in (0, 1]")
         object.__setattr__(self, "flops_per_s", dict(self.flops_per_s))
+
+    def arithmetic_s(self, dtype: str, flops: float, *, matmul: bool = True) -> float:
+        """Seconds of arithmetic: as measured for its size and kind, or at ``efficiency`` of the peak.
+
+        >>> Device("d", {"float32": 1e12}, 1e11, 1e9, efficiency=0.5).arithmetic_s("float32", 1e12)
+        2.0
+        """
+        if self.rates is None:
+            return flops / (self.efficiency * self.peak(dtype))
+        return seconds_at(self.rates.curve((dtype, *_stand_ins(dtype)), matmul=matmul), flops)
+
+    def memory_s(self, nbytes: float) -> float:
+        """Seconds to read and write so many bytes of its memory.
+
+        >>> Device("d", {"float32": 1e12}, 1e11, 1e9).memory_s(1e11)
+        1.0
+        """
+        return nbytes / self.bytes_per_s if self.rates is None else seconds_at(self.rates.memory, nbytes)
 
     @property
     def reordered(self) -> bool:
@@ -65,10 +86,15 @@ class Device:
         4000000000000.0
         """
         rates = self.flops_per_s
-        for name in _STAND_INS.get(dtype, (dtype,) if not dtype.startswith("float8") else _FLOAT8):
+        for name in _stand_ins(dtype):
             if name in rates:
                 return rates[name]
         return min(rates.values())
+
+
+def _stand_ins(dtype: str) -> tuple[str, ...]:
+    """Dtypes at whose rate matmuls of a dtype run, the best match first."""
+    return _STAND_INS.get(dtype, (dtype,) if not dtype.startswith("float8") else _FLOAT8)
 
 
 def least(devices: Sequence[Device]) -> Device:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from autopar.errors import ClusterError
+from autopar.mesh.measured import CollectiveLine, line_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,17 @@ class Level:
       latency_s: fixed time of one collective over this level, whatever its size.
       bytes_per_s: bandwidth per direction that each *device* has through this level while all of them
         communicate: for hosts, the host's network bandwidth divided by its devices.
+      measured: what collectives over it take, in place of what the two numbers say.
+      torus: number of dimensions of a torus by which they are joined, each to its neighbours, ``bytes_per_s`` being
+        that of one ring used both ways; 0 where a switch joins all with all.
     """
 
     name: str
     size: int
     latency_s: float
     bytes_per_s: float
+    measured: tuple[CollectiveLine, ...] = ()
+    torus: int = 0
 
     def __post_init__(self):
         if self.size < 1:
@@ -35,19 +41,60 @@ class Level:
             raise ClusterError(f"level {self.name!r} has latency_s = {self.latency_s}; it must be 0 or more")
         if not self.bytes_per_s > 0:
             raise ClusterError(f"level {self.name!r} has bytes_per_s = {self.bytes_per_s}; it must be positive")
+        if self.torus < 0:
+            raise ClusterError(f"level {self.name!r} is a torus of {self.torus} dimensions; it must be 0 or more")
+
+    @property
+    def side(self) -> int:
+        """Devices around one ring of the torus, taken to be a cube; 0 where there is none.
+
+        >>> Level("device", 256, 0.0, 1.0, torus=2).side, Level("device", 4096, 0.0, 1.0, torus=3).side
+        (16, 16)
+        """
+        return math.ceil(self.size ** (1 / self.torus) - 1e-9) if self.torus else 0
 
 
-def joining(links: Sequence[Level], latency_s: float | None = None, bytes_per_s: float | None = None) -> Level:
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """What joins two islands, of several that are not all joined alike.
+
+    Attributes:
+      first, second: numbers of the islands, the lower first.
+      latency_s: fixed time of a transfer from one to the other.
+      bytes_per_s: bandwidth per direction that each device has between them while all of them communicate.
+    """
+
+    first: int
+    second: int
+    latency_s: float
+    bytes_per_s: float
+
+    def __post_init__(self):
+        self.level(2)  # refuses what no link can be
+
+    def level(self, islands: int) -> Level:
+        """As a level of links of a cluster of so many islands."""
+        return Level("island", islands, self.latency_s, self.bytes_per_s)
+
+
+def joining(
+    links: Sequence[Level | Joint],
+    latency_s: float | None = None,
+    bytes_per_s: float | None = None,
+    *,
+    islands: int | None = None,
+) -> Level:
     """The level that joins islands, each of which has one of these links to the outside.
 
-    Where no number is given, it is that of the slowest of them: the highest latency, the lowest bandwidth.
+    Where no number is given, it is that of the slowest of them: the highest latency, the lowest bandwidth. ``islands``
+    is their number where that is not the number of links.
 
-    >>> joining([Level("host", 4, 1e-5, 1e9), Level("host", 2, 2e-5, 4e9)])
-    Level(name='island', size=2, latency_s=2e-05, bytes_per_s=1000000000.0)
+    >>> joining([Level("host", 4, 1e-5, 1e9), Level("host", 2, 2e-5, 4e9)]).latency_s
+    2e-05
     """
     return Level(
         "island",
-        len(links),
+        len(links) if islands is None else islands,
         max(link.latency_s for link in links) if latency_s is None else latency_s,
         min(link.bytes_per_s for link in links) if bytes_per_s is None else bytes_per_s,
     )
@@ -60,11 +107,15 @@ class Crossing(NamedTuple):
       size: number of children of that level that the axis joins, over 1.
       latency_s: fixed time of one collective over the level.
       bytes_per_s: bandwidth per device and direction through the level.
+      measured: what collectives over so many children take, where that was measured.
+      ring: of a torus, children around the longest ring that the axis takes; 0 where a switch joins them.
     """
 
     size: int
     latency_s: float
     bytes_per_s: float
+    measured: tuple[CollectiveLine, ...] = ()
+    ring: int = 0
 
 
 class AxisLinks(NamedTuple):
@@ -80,26 +131,47 @@ class AxisLinks(NamedTuple):
     levels: tuple[Crossing, ...]
 
 
+Link = tuple[int, float, float, tuple[CollectiveLine, ...], int]
+
+
 @functools.lru_cache(maxsize=10_000)
-def axis_links(links: tuple[tuple[int, float, float], ...], size: int, stride: int) -> AxisLinks:
+def axis_links(links: tuple[Link, ...], size: int, stride: int) -> AxisLinks:
     """The levels that an axis of ``size`` devices, ``stride`` device ids apart, crosses.
 
     Args:
-      links: every level of the cluster as (size, latency_s, bytes_per_s), innermost first.
+      links: every level of the cluster as (size, latency_s, bytes_per_s, measured, side), innermost first.
       size: devices along the axis.
       stride: product of the sizes of the inner axes.
 
-    >>> axis_links(((8, 1e-6, 1e9), (2, 1e-5, 1e8)), 4, 4)
-    AxisLinks(size=4, levels=(Crossing(size=2, latency_s=1e-06, bytes_per_s=1000000000.0), \
-Crossing(size=2, latency_s=1e-05, bytes_per_s=100000000.0)))
+    >>> [level.size for level in axis_links(((8, 1e-6, 1e9, (), 0), (2, 1e-5, 1e8, (), 0)), 4, 4).levels]
+    [2, 2]
+    """
+    crossed = children_crossed(tuple(link[0] for link in links), size, stride)
+    found = []
+    for n, (_, latency_s, bytes_per_s, measured, side) in zip(crossed, links, strict=True):
+        if n > 1:
+            lines = (line_for(measured, kind, n) for kind in sorted({line.kind for line in measured}))
+            known = tuple(line for line in lines if line is not None)
+            found.append(Crossing(n, latency_s, bytes_per_s, known, min(n, side)))
+    return AxisLinks(size, tuple(found))
+
+
+def children_crossed(sizes: tuple[int, ...], size: int, stride: int) -> tuple[int, ...]:
+    """For each level, how many of its children an axis joins; 1 where it does not cross the level.
+
+    Args:
+      sizes: of the levels, innermost first.
+      size: devices along the axis.
+      stride: product of the sizes of the inner axes.
+
+    >>> children_crossed((8, 2), 2, 8), children_crossed((8, 2), 16, 1)
+    ((1, 2), (8, 2))
     """
     found, inner = [], 1
-    for children, latency_s, bytes_per_s in links:
-        crossed = _crossed(math.prod(s for s, _, _ in links), size, stride, inner, inner * children)
-        if crossed > 1:
-            found.append(Crossing(crossed, latency_s, bytes_per_s))
+    for children in sizes:
+        found.append(_crossed(math.prod(sizes), size, stride, inner, inner * children))
         inner *= children
-    return AxisLinks(size, tuple(found))
+    return tuple(found)
 
 
 def _crossed(devices: int, size: int, stride: int, inner: int, outer: int) -> int:

@@ -113,7 +113,7 @@ def link_between(cluster: Cluster, source: range, target: range) -> Level | None
         raise ClusterError(f"stages on devices {source} and {target} overlap; two stages share all devices or none")
     index = cluster.island_at(high)
     if cluster.island_at(low) != index:
-        return cluster.levels[0]
+        return cluster.joint(cluster.island_at(low), index)
     start = cluster.island_ids[index].start
     return _crossed(cluster.islands[index], low - start, high - start)
 

@@ -7,6 +7,7 @@ and ``efficiency`` (a round figure for the share of peak that large matmuls reac
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from autopar.errors import ClusterError, nearest
 from autopar.mesh.device import Device
 from autopar.mesh.links import Level
+from autopar.mesh.wide_area import LINKS
 from autopar.units import GIB, GIGA, MICRO, TERA, gbit_per_s
 
 
@@ -29,6 +31,7 @@ class Preset:
       network_latency_s: fixed time of a collective over the network between groups.
       network_bytes_per_s: network bandwidth of a whole group, per direction.
       device_network_bytes_per_s: most of it that a single device can use.
+      torus: dimensions of the torus that the links between devices of one group form; 0 if a switch joins them.
     """
 
     device: Device
@@ -39,10 +42,11 @@ class Preset:
     network_latency_s: float
     network_bytes_per_s: float
     device_network_bytes_per_s: float
+    torus: int = 0
 
     def levels(self, groups: int, devices: int) -> tuple[Level, ...]:
         """Levels of ``groups`` groups of ``devices`` devices; one group has no network."""
-        inner = Level("device", devices, self.inner_latency_s, self.inner_bytes_per_s)
+        inner = Level("device", devices, self.inner_latency_s, self.inner_bytes_per_s, torus=self.torus)
         return (inner,) if groups == 1 else (inner, self.network(groups, devices))
 
     def network(self, groups: int, devices: int) -> Level:
@@ -56,9 +60,9 @@ def _gpu(device: Device, nvlink_bytes_per_s: float, nics: int, nic_gbit_per_s: f
     return Preset(device, 10 * MICRO, nvlink_bytes_per_s, "host", 8, latency_s, nics * nic, nic)
 
 
-def _tpu(device: Device, ici_bytes_per_s: float, pod_size: int, dcn_device_bytes_per_s: float) -> Preset:
+def _tpu(device: Device, ici_bytes_per_s: float, pod_size: int, dcn_device_bytes_per_s: float, torus: int) -> Preset:
     dcn = dcn_device_bytes_per_s
-    return Preset(device, 5 * MICRO, ici_bytes_per_s, "pod", pod_size, 100 * MICRO, pod_size * dcn, dcn)
+    return Preset(device, 5 * MICRO, ici_bytes_per_s, "pod", pod_size, 100 * MICRO, pod_size * dcn, dcn, torus)
 
 
 def _v100(name: str, memory_gib: int) -> Preset:
@@ -121,7 +125,8 @@ _A100 = Device(
 )
 
 # TPU matmuls of float32 operands run as one bfloat16 pass at jax's default precision: hence equal rates. The ICI
-# bandwidth of a mesh axis is that of one torus ring used both ways: two links, one direction each.
+# bandwidth of a mesh axis is that of one torus ring used both ways: two links, one direction each. The torus of v3 is
+# of chips; counting cores makes its rings up to 1.4 times too long.
 _TPU_V3 = Device(
     "tpu-v3",
     {"bfloat16": 61.5 * TERA, "float32": 61.5 * TERA},
@@ -170,10 +175,10 @@ PRESETS: Mapping[str, Preset] = {
     "a100-80gb": _gpu(_A100, 300 * GIGA, 8, 200, 20 * MICRO),
     "h100": _hopper("h100", 3350 * GIGA, 80 * GIGA, "NVIDIA H100 SXM data sheet"),
     "h200": _hopper("h200", 4800 * GIGA, 141 * GIGA, "NVIDIA H200 SXM data sheet"),
-    "tpu-v3": _tpu(_TPU_V3, 70 * GIGA, 2048, gbit_per_s(12.5)),
-    "tpu-v4": _tpu(_TPU_V4, 100 * GIGA, 4096, gbit_per_s(50)),
-    "tpu-v5e": _tpu(_TPU_V5E, 100 * GIGA, 256, gbit_per_s(25)),
-    "tpu-v5p": _tpu(_TPU_V5P, 200 * GIGA, 8960, gbit_per_s(50)),
+    "tpu-v3": _tpu(_TPU_V3, 70 * GIGA, 2048, gbit_per_s(12.5), torus=2),
+    "tpu-v4": _tpu(_TPU_V4, 100 * GIGA, 4096, gbit_per_s(50), torus=3),
+    "tpu-v5e": _tpu(_TPU_V5E, 100 * GIGA, 256, gbit_per_s(25), torus=2),
+    "tpu-v5p": _tpu(_TPU_V5P, 200 * GIGA, 8960, gbit_per_s(50), torus=3),
 }
 
 
@@ -189,7 +194,7 @@ def outward(name: str, device: Device, levels: Sequence[Level]) -> Level:
     if len(levels) > 1:
         return levels[-1]
     preset = PRESETS.get(device.name)
-    if preset is None or preset.device != device:
+    if preset is None or (preset.device != device and device.rates is None):
         raise ClusterError(
             f"cluster {name!r} has links between its devices only, so nothing says how it is joined to others; say "
             "both numbers: Cluster.joined([...], latency_s=..., bytes_per_s=...)"
@@ -197,7 +202,7 @@ def outward(name: str, device: Device, levels: Sequence[Level]) -> Level:
     return preset.network(1, levels[0].size)
 
 
-_COUNTS = re.compile(r"[0-9]+(x[0-9]+)?", re.ASCII)
+_COUNTS = re.compile(r"[0-9]+(x[0-9]+)?(:\w*)?|[0-9]+x[0-9]+x[0-9]+:\w*", re.ASCII)
 
 
 def parse(text: str) -> tuple[str, Device, tuple[Level, ...]]:
@@ -211,11 +216,32 @@ def parse(text: str) -> tuple[str, Device, tuple[Level, ...]]:
     if not _COUNTS.fullmatch(counts):
         raise ClusterError(
             f"cluster {text!r} has {f'counts {counts!r}' if counts else 'no count'}; write '{name}:8' (devices) or "
-            f"'{name}:2x8' ({preset.group}s x devices per {preset.group})"
+            f"'{name}:2x8' ({preset.group}s x devices per {preset.group}); of sites with the link that joins them, "
+            f"'{name}:2x16x8:metro' or '{name}:2x8:metro'"
         )
+    counts, _, link = counts.partition(":")
+    if link or text.strip().endswith(":"):
+        return _sites(text, name, counts, link)
     groups, devices = _sizes(text, preset, [int(n) for n in counts.split("x")])
     size = f"{groups}x{devices}" if groups > 1 else f"{devices}"
     return f"{name}:{size}", preset.device, preset.levels(groups, devices)
+
+
+def _sites(text: str, name: str, counts: str, link: str) -> tuple[str, Device, tuple[Level, ...]]:
+    """Sites joined by a wide-area link: their number comes first, and what each of them is follows."""
+    if link not in LINKS:
+        raise ClusterError(f"no link between sites is called {link!r} in cluster {text!r}; {nearest(link, LINKS)}")
+    number, _, inside = counts.partition("x")
+    if not inside:
+        raise ClusterError(f"cluster {text!r} names a link between sites and one count; write '{name}:2x8:{link}'")
+    if int(number) < 1:
+        raise ClusterError(f"cluster {text!r} has a count of 0; every count must be 1 or more")
+    site, device, levels = parse(f"{name}:{inside}")
+    if number == "1":
+        return site, device, levels
+    devices = math.prod(level.size for level in levels)
+    outer = LINKS[link].level("site", int(number), devices)
+    return f"{name}:{int(number)}x{site.partition(':')[2]}:{link}", device, (*levels, outer)
 
 
 def _sizes(text: str, preset: Preset, counts: list[int]) -> tuple[int, int]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.cost import collective_s
 from autopar.errors import InternalError
-from autopar.mesh import Cluster, LogicalMesh
+from autopar.mesh import Cluster, Device, LogicalMesh
 from autopar.plan import Argument, Certificate, CollectiveRecord, MeshAxis, PlanFacts
 from autopar.planner.atoms import Atom, Atoms, is_late
 from autopar.planner.conversion import Arc, Conversions, moved_bytes
@@ -274,6 +274,32 @@ def write_plan(
         warnings=tuple(warnings),
         phase_s=dict(priced.phase_s),
     )
+
+
+def with_call(plan: PlanFacts, call_s: float) -> PlanFacts:
+    """The plan, its program being called once per step: the same for every choice, so no choice depends on it."""
+    if not call_s:
+        return plan
+    proof = plan.certificate
+    proof = replace(
+        proof,
+        objective_s=proof.objective_s + call_s,
+        bound_s=proof.bound_s + call_s,
+        gap=(proof.objective_s - proof.bound_s) / (proof.objective_s + call_s),
+    )
+    return replace(
+        plan,
+        step_s=plan.step_s + call_s,
+        compute_s=plan.compute_s + call_s,
+        phase_s=dict(plan.phase_s) | {"update": plan.phase_s["update"] + call_s},
+        certificate=proof,
+        runners_up=tuple(replace(r, step_s=r.step_s + call_s) for r in plan.runners_up),
+    )
+
+
+def call_s(plan: PlanFacts, device: Device) -> float:
+    """Seconds to call the plan's program, as far as that was measured: it grows with arguments and results."""
+    return device.rates.call_s(len(plan.arguments) + len(plan.results)) if device.rates is not None else 0.0
 
 
 def _results(atoms: Atoms, priced: Priced, layouts: Mapping[int, Layout]) -> tuple[Argument, ...]:

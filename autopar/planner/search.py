@@ -18,7 +18,7 @@ from autopar.planner.notices import warnings_of
 from autopar.planner.one_mesh import AT_LEAST, Candidate, MeshProgram, NoRoomError, Prepared, prepare
 from autopar.planner.options import Options
 from autopar.planner.prune import Guide, parents
-from autopar.planner.record import Site, work_seconds, write_plan
+from autopar.planner.record import Site, call_s, with_call, work_seconds, write_plan
 from autopar.planner.shortage import ShortageError, least_peaks, shortage
 from autopar.units import seconds_text
 
@@ -65,7 +65,8 @@ def plan_step(
     warnings = [*search.left_out, *warnings_of(best.atoms)]
     plan = write_plan(best.atoms, best.priced, cluster, best.mesh, options.strategy, best.certificate, warnings)
     others = sorted((_runner_up(c) for c in search.candidates if c is not best), key=lambda r: r.step_s)
-    return dataclasses.replace(plan, runners_up=tuple(others))
+    plan = dataclasses.replace(plan, runners_up=tuple(others))
+    return with_call(plan, call_s(plan, cluster.device))
 
 
 @dataclass(frozen=True)

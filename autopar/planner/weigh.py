@@ -25,6 +25,9 @@ STANDALONE = frozenset({
 })  # fmt: skip
 """Primitives that run as kernels of their own."""
 
+MATMULS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot_general"})
+"""Primitives whose arithmetic runs at the rate of matmuls."""
+
 _FREE = frozenset({"reshape", "squeeze", "expand_dims", "optimization_barrier", "random_wrap", "random_unwrap"})
 
 
@@ -146,7 +149,9 @@ class Weigher:
             if op.primitive not in _FREE:
                 nbytes += sum(self._bytes(v, x) for v, x, m in zip(operands, choice.operands, reads, strict=True) if m)
                 nbytes += sum(self._bytes(v, x) for v, x, m in zip(results, choice.results, writes, strict=True) if m)
-            work = compute_s(self._device, _compute_dtype(operands, dtype), op.rule.flops / choice.parallel, nbytes)
+            flops = op.rule.flops / choice.parallel
+            kind = {"starts": any(writes), "matmul": op.primitive in MATMULS}
+            work = compute_s(self._device, _compute_dtype(operands, dtype), flops, nbytes, **kind)
             prices.append(work + sum(self._halo_seconds(op, choice.names)))
         return tuple(prices)
 

@@ -18,6 +18,7 @@ from autopar.report.common import (
     summed,
     warning_sections,
 )
+from autopar.report.links import link_sections
 from autopar.report.parts import Column, Lines, Page, Section, Table, head
 from autopar.report.paths import merged, repeated
 from autopar.report.pipeline import pipeline_page
@@ -39,6 +40,7 @@ def plan_page(plan: PlanFacts) -> Page:
         _axes(plan),
         *argument_sections(plan),
         *_communication(plan),
+        *link_sections(plan),
         memory_section(plan),
         *_runners_up(plan),
         *warning_sections(plan),

@@ -22,6 +22,7 @@ from autopar.report.common import (
     warning_sections,
 )
 from autopar.report.drawing import drawing
+from autopar.report.links import link_sections
 from autopar.report.parts import Column, Lines, Page, Section, Table, head
 from autopar.report.words import pipeline_sentence
 from autopar.units import bytes_text, seconds_text
@@ -40,6 +41,7 @@ def pipeline_page(plan: PlanFacts) -> Page:
         Section("Micro-batches: how many a stage holds, what it keeps and sends for each", (_held(plan),)),
         *_drawing(plan),
         _communication(plan),
+        *link_sections(plan),
         memory_section(plan, f"on each device of {fullest(plan)}, the fullest"),
         *_runners_up(plan),
         *warning_sections(plan),

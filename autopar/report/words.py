@@ -195,7 +195,7 @@ def sentence(plan: PlanFacts) -> str:
 def pipeline_sentence(plan: PlanFacts) -> str:
     """A plan with stages in one sentence: schedule, micro-batches, and what each stage's devices do."""
     name = _SCHEDULES.get(plan.schedule, plan.schedule)
-    said = [_stage_text(_unstacked(stage.plan)) for stage in plan.stages]
+    said = [_stage_text(unstacked(stage.plan)) for stage in plan.stages]
     if len(said) == 1:
         return _alone_text(plan, said[0])
     names = device_names(plan)
@@ -233,7 +233,7 @@ def _mesh_text(plan: PlanFacts) -> str:
     return f"mesh {' '.join(f'{a.name}={a.size}' for a in plan.mesh)}"
 
 
-def _unstacked(plan: PlanFacts) -> PlanFacts:
+def unstacked(plan: PlanFacts) -> PlanFacts:
     """A stage's plan as of one micro-batch: parts of the batch without the dim along which they are stacked."""
 
     def one(a: Argument) -> Argument:
@@ -244,15 +244,29 @@ def _unstacked(plan: PlanFacts) -> PlanFacts:
     return replace(plan, arguments=tuple(map(one, plan.arguments)))
 
 
-def _uses_text(plan: PlanFacts) -> str:
-    """What each mesh axis does."""
+def axis_words(plan: PlanFacts) -> dict[str, str]:
+    """What each mesh axis of more than one device is used for first of all: ``data parallel``, ``tensor parallel``."""
+    order = {word: i for i, word in enumerate(_ORDER)}
+    return {
+        use.name: _BRIEF.get(word, word)
+        for use, clauses in _axis_clauses(plan)
+        for word in [min((before for before, _ in clauses), key=order.__getitem__)]
+    }
+
+
+def _axis_clauses(plan: PlanFacts) -> list[tuple[AxisUse, list[tuple[str, str]]]]:
     parameter_bytes = sum(local_nbytes(a, plan.mesh_shape) for a in by_kind(plan, "parameter"))
     batch = [a for a in by_kind(plan, "batch") if a.shape]
     # An array that enters whole says nothing of how it is used: the step slices it where it is needed.
     entering = _share([a for a in batch if max(a.layout) >= 0], batch)
+    return [(use, _clauses(use, parameter_bytes, entering)) for use in axis_uses(plan)]
+
+
+def _uses_text(plan: PlanFacts) -> str:
+    """What each mesh axis does."""
     clauses: dict[tuple[int, str, str], list[str]] = {}  # (order, before, after the axis names) -> axis names
-    for use in axis_uses(plan):
-        for clause in _clauses(use, parameter_bytes, entering):
+    for use, said in _axis_clauses(plan):
+        for clause in said:
             clauses.setdefault((_ORDER.index(clause[0]), *clause), []).append(use.name)
     ordered = sorted(clauses.items(), key=lambda item: item[0][0])
     return ", ".join(f"{before} over {' and '.join(axes)}{after}" for (_, before, after), axes in ordered)
@@ -266,6 +280,8 @@ _DATA, _DIM, _SLICED = (
 _EXPERT, _TENSOR, _FSDP, _ZERO = "expert parallel", "tensor parallel", "parameters split", "optimizer state split"
 _ACTIVATIONS, _NOTHING = "activations split", "nothing split"
 _ORDER = (_DATA, _SLICED, _EXPERT, _TENSOR, _FSDP, _ZERO, _DIM, _ACTIVATIONS, _NOTHING)
+
+_BRIEF = {_SLICED: _DATA, _DIM: "batch, later dim", _FSDP: "FSDP", _ZERO: _DATA}
 
 
 def _clauses(use: AxisUse, parameter_bytes: int, entering: float) -> list[tuple[str, str]]:

@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar.cost import collective_line, collective_s
+from autopar.cost import collective_line, collective_s, level_parts
 from autopar.mesh import AxisLinks, Cluster, Crossing
 from autopar.sharding.layout import LOCAL, Collective
 
 KINDS = sorted(set(Collective) - LOCAL, key=lambda kind: kind.value)
 SCATTERING = [kind for kind in KINDS if kind is not Collective.PERMUTE]
 
+rates = st.floats(1e6, 1e12, allow_nan=False, allow_infinity=False)
 crossings = st.builds(
-    Crossing, st.integers(2, 8), st.floats(0, 1e-3), st.floats(1e6, 1e12, allow_nan=False, allow_infinity=False)
+    lambda n, latency_s, rate: Crossing(n, latency_s, rate), st.integers(2, 8), st.floats(0, 1e-3), rates
 )
 byte_counts = st.floats(0, 1e12)
 
@@ -110,3 +111,16 @@ def test_cheap_enough_to_call_a_million_times():
     axis = Cluster.parse("h100:2x8").mesh((16,)).axes[0]
     seconds = min(timeit.repeat(lambda: collective_s(Collective.ALL_REDUCE, axis, 1e6), number=1000, repeat=5))
     assert seconds / 1000 < 20e-6  # about 1e-6 on a quiet machine
+
+
+@given(st.sampled_from(KINDS), axes(), byte_counts)
+def test_levels_add_up_to_the_cost(kind, axis, nbytes):
+    parts = level_parts(kind, axis)
+    assert len(parts) == len(axis.levels)
+    assert all(part.latency_s == level.latency_s for part, level in zip(parts, axis.levels, strict=True))
+    for part, level in zip(parts, axis.levels, strict=True):
+        assert part.s_per_byte == pytest.approx(part.share / level.bytes_per_s)
+    each_s = [part.latency_s + part.decides * part.s_per_byte * nbytes for part in parts]
+    assert collective_s(kind, axis, nbytes) <= sum(each_s) * (1 + 1e-9)
+    if kind is not Collective.PERMUTE:
+        assert collective_s(kind, axis, nbytes) == pytest.approx(sum(each_s))

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.ir import NONE, REMATS, Op, Step, item_bytes
+from autopar.mesh import Cluster
 from autopar.partition import Recomputable, StageSection
 from autopar.plan import CollectiveRecord, PlanFacts
+from autopar.planner.record import call_s
 from autopar.planner.stages.keeping import Keeping, keeping
 from autopar.planner.stages.programs import PlannedStage
 from autopar.planner.stages.remat import Menu, least_again
@@ -35,7 +37,7 @@ class Estimate:
 
     Attributes:
       plan: the plan, of a loop over all micro-batches.
-      forward_s, backward_s: seconds of one micro-batch.
+      forward_s, backward_s: seconds of one micro-batch, with the call of a program for each.
       weight_s: the part of ``backward_s`` that no other stage waits for.
       once_s: seconds once per step.
       static_bytes: on one device, what is held over the whole loop: the state, what is prepared of it, and the sums.
@@ -54,6 +56,7 @@ class Estimate:
       menus: what else may be done with each unit.
       in_turn: what units compute again is there one unit at a time.
       keeping: who reads what, which says what any mix keeps; None if only its units were planned, one by one.
+      call_s: seconds to call one of its programs, where that was measured.
     """
 
     plan: PlanFacts
@@ -76,6 +79,7 @@ class Estimate:
     menus: tuple[Menu, ...] = field(repr=False)
     in_turn: bool
     keeping: Keeping | None = field(repr=False)
+    call_s: float = 0.0
 
     def rematerialised(self, remat: Sequence[str]) -> Estimate:
         """The same, with each unit treated so; nothing may be computed again yet."""
@@ -114,8 +118,8 @@ class Estimate:
             spared_bytes=0 if split_backward else self.spared_bytes,
             pending_bytes=found.pending_bytes,
             peak_bytes=self.peak_bytes + found.handed_bytes,
-            backward_s=self.backward_s - self.again_s + again_s,
-            weight_s=self.weight_s + found.weight_s,
+            backward_s=self.backward_s - self.again_s + again_s + split_backward * self.call_s,
+            weight_s=self.weight_s + found.weight_s + split_backward * self.call_s,
             again_s=again_s,
             again=found.again,
         )
@@ -229,12 +233,13 @@ def estimate(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, 
     waiting = _waiting_bytes(step, info, plan, microbatches)
     work = {op.id: _work(op) for op in info.section.loop if op.id in info.backward}
     weights = sum(flops for i, flops in work.items() if i in info.weight)
+    called_s = call_s(plan, Cluster.from_dict(plan.cluster).device)
     return Estimate(
         plan,
-        plan.phase_s["forward"] / microbatches,
-        backward_s,
+        plan.phase_s["forward"] / microbatches + called_s,
+        backward_s + called_s,
         backward_s * weights / max(sum(work.values()), 1.0),
-        plan.phase_s["update"],
+        plan.phase_s["update"] + called_s,
         sum(n for kind, n in plan.memory.items() if kind in _STATIC)
         + _sums_bytes(stage)
         + _prepared_bytes(stage)
@@ -252,6 +257,7 @@ def estimate(stage: PlannedStage, recomputable: Recomputable, units: tuple[int, 
         keeps.menus(),
         in_turn,
         keeps,
+        called_s,
     )
 
 
@@ -270,12 +276,14 @@ def together(units: Sequence[Estimate]) -> Estimate:
     """A stage of several units, as far as they tell: times and state add up, passing memory is the largest."""
     static, residual = sum(e.static_bytes for e in units), sum(e.residual_bytes for e in units)
     freed = [e.residual_bytes - e.kept_bytes for e in units]
+    calls = [e.call_s for e in units]
+    spared_s = sum(calls) - max(calls)  # what is planned one by one is called together
     return Estimate(
         units[0].plan,
-        sum(e.forward_s for e in units),
-        sum(e.backward_s for e in units),
+        sum(e.forward_s for e in units) - spared_s,
+        sum(e.backward_s for e in units) - spared_s,
         sum(e.weight_s for e in units),
-        sum(e.once_s for e in units),
+        sum(e.once_s for e in units) - spared_s,
         static,
         residual,
         static + residual + max(e.passing_bytes for e in units),
@@ -291,6 +299,7 @@ def together(units: Sequence[Estimate]) -> Estimate:
         tuple(itertools.chain.from_iterable(e.menus for e in units)),
         units[0].in_turn,
         None,
+        max(calls),
     )
 
 

@@ -98,7 +98,10 @@ def write_stages(
     weights = [len(d) for d in best.devices]
     again = [e.again_s * problem.microbatches for e in best.estimates]
     talk_again = [sum(c.seconds for c in e.again) for e in best.estimates]
-    computes = [e.plan.compute_s + s - t for e, s, t in zip(best.estimates, again, talk_again, strict=True)]
+    calls = [e.call_s * (1 + len(best.schedule.kinds) * problem.microbatches) for e in best.estimates]
+    computes = [
+        e.plan.compute_s + s - t + c for e, s, t, c in zip(best.estimates, again, talk_again, calls, strict=True)
+    ]
     talks = [e.plan.communication_s + t for e, t in zip(best.estimates, talk_again, strict=True)]
     compute = sum(map(operator.mul, weights, computes)) / sum(weights)
     talk = sum(map(operator.mul, weights, talks)) / sum(weights)

@@ -5,7 +5,8 @@
 1. Every kind of unit is planned alone on every shape of submesh (:mod:`autopar.planner.stages.survey`).
 2. Dynamic programming over units and submeshes (:mod:`autopar.planner.stages.partition`) takes these for what the units
    of a stage cost together, and gives finalists and a bound. Of a cluster of islands, each gives finalists of its own,
-   too: what it costs to join them is left to the simulation.
+   too: what it costs to join them is left to the simulation. So does a part of a cluster (one site), where what crosses
+   its outer links takes longer than the rest of the cluster saves.
 3. Their cuts are moved to where stages wait less for messages (:mod:`autopar.planner.stages.refine`).
 4. Finalists are simulated task by task, with what stages send each other on the links that lie between them, under
    every schedule that may be used.
@@ -92,7 +93,8 @@ class _Search:
         asked = f"{self.survey.solved} integer programs solved for {self.survey.asked} plans of units asked"
         self.progress(f"{asked}, {len(partitions)} cuts")
         movable = self.options.stages is None  # else they are equal, as asked for
-        exact, rough = self._planned(self._refined([p.spans for p in partitions]) if movable else partitions)
+        cuts = self._refined([p.spans for p in partitions]) if movable else partitions
+        exact, rough = self._planned([*cuts, *self._within(cuts, most)] if movable else cuts)
         if movable and not exact:  # cuts may have moved to where whole stages do not fit
             exact, rough = self._planned(partitions)
         if not exact:
@@ -171,9 +173,34 @@ class _Search:
                 found += alone.partitions if alone is not None else ()
         return list({p.spans: p for p in found}.values()), finalists.bound_s
 
-    def _finalists(self, cost: CostOf, most: int) -> Finalists | None:
-        arguments = (len(self.units), self.shapes, self.islands, cost, self.microbatches)
+    def _finalists(self, cost: CostOf, most: int, devices: Sequence[int] | None = None) -> Finalists | None:
+        arguments = (len(self.units), self.shapes, devices or self.islands, cost, self.microbatches)
         return partition(*arguments, max_stages=most, fill=self._fill, idle=True, keep=_FINALISTS)
+
+    def _within(self, cuts: Sequence[Partition], most: int) -> list[Partition]:
+        """Cuts that stay below an outer level (on one site, say), where those that cross it wait too long for it.
+
+        Dynamic programming knows of no transfers, so it would always take all devices. Only cuts are given that, before
+        they are simulated, promise to be faster than ``cuts`` are when simulated.
+        """
+        levels = self.cluster.levels
+        if len(self.islands) > 1 or len(levels) == 1 or not cuts:
+            return []
+        found: list[Partition] = []
+        for level in range(1, len(levels)):
+            simulated = self._sorted([*cuts, *found])
+            devices = math.prod(each.size for each in levels[:level])
+            alone = self._finalists(self._below(self._cost, level), min(most, devices), [devices])
+            best_s = min((c.step_s for c in simulated), default=math.inf)
+            faster = [p for p in alone.partitions if p.step_s < best_s] if alone is not None else []
+            found += self._refined([p.spans for p in faster])
+        return found
+
+    def _below(self, cost: CostOf, level: int) -> CostOf:
+        """The same costs, as if a stage could not reach over a level."""
+        return lambda first, stop, shape, after: (
+            cost(first, stop, shape, after) if self.shapes[shape].level < level else None
+        )
 
     @property
     def _fill(self) -> float:

@@ -25,6 +25,7 @@ class Sums:
       passing_bytes: of units ``i .. j - 1``, the largest: row ``i``, column ``j``.
       again_bytes: what one of these units may have to make again, the largest: likewise.
       rungs: what they may compute again.
+      call_s: to call one program of a stage; not in the sums, as units of a stage are called together.
     """
 
     missing: list[float]
@@ -36,6 +37,7 @@ class Sums:
     passing_bytes: list[list[float]]
     again_bytes: list[list[float]]
     rungs: Rungs
+    call_s: float
 
     @classmethod
     def of(cls, units: Sequence[Estimate | None]) -> Sums:
@@ -50,14 +52,15 @@ class Sums:
 
         return cls(
             list(itertools.accumulate((float(e is None) for e in units), initial=0.0)),
-            running(lambda e: e.microbatch_s),
-            running(lambda e: e.once_s),
+            running(lambda e: e.microbatch_s - 2 * e.call_s),
+            running(lambda e: e.once_s - e.call_s),
             running(lambda e: e.held_bytes),
             running(lambda e: e.kept_bytes),
             running(lambda e: e.residual_bytes - e.kept_bytes),
             largest(lambda e: e.passing_bytes),
             largest(lambda e: e.residual_bytes - e.leanest_bytes),
             Rungs.of([() if e is None else e.menus[0] for e in units]),
+            max((e.call_s for e in units if e is not None), default=0.0),
         )
 
     def again_s(self, first: int, stop: int, in_flight: int, memory_bytes: float, *, spares: bool) -> float:
@@ -85,7 +88,8 @@ class Sums:
     def cost(self, first: int, stop: int, again_s: float) -> StageCost:
         """What the partition search minimises, with so much recomputation per micro-batch."""
         microbatch_s = self.microbatch_s[stop] - self.microbatch_s[first] + again_s
-        return StageCost(max(microbatch_s, 0.0), max(self.once_s[stop] - self.once_s[first], 0.0))
+        once_s = self.once_s[stop] - self.once_s[first]
+        return StageCost(max(microbatch_s, 0.0) + 2 * self.call_s, max(once_s, 0.0) + self.call_s)
 
 
 __all__ = ["Sums"]
