@@ -299,9 +299,8 @@ class Cluster:
                 f"mesh shape {shape} does not fit cluster {self.name!r}: its axis sizes multiply to "
                 f"{math.prod(shape) if shape else 'nothing'}, and there are {self.devices} devices"
             )
-        levels = tuple((each.size, each.latency_s, each.bytes_per_s, each.measured, each.side) for each in self.levels)
         strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-        axes = tuple(axis_links(levels, n, stride) for n, stride in zip(shape, strides, strict=True))
+        axes = tuple(axis_links(self.levels, n, stride) for n, stride in zip(shape, strides, strict=True))
         return LogicalMesh(shape, axis_names(len(shape)), axes)
 
     def meshes(self, max_axes: int = 3) -> tuple[LogicalMesh, ...]:

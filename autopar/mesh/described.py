@@ -95,6 +95,7 @@ def _island_lines(island: Island, inside: str) -> list[str]:
     for level in island.levels:
         lines += ["", f"[[{inside}level]]", f"name = {_toml(level.name)}", f"size = {level.size}", *_link_lines(level)]
         lines += [f"torus = {level.torus}"] if level.torus else []
+        lines += [f"sharers = {level.sharers}"] if level.sharers > 1 else []
     return lines
 
 
@@ -277,7 +278,7 @@ _LINK = ("link", "latency", "bandwidth", "shared_bandwidth")
 
 def _level(table: _Table, device: Device, inner: Sequence[Level]) -> Level:
     """A level of links, with what its preset says where the file says nothing."""
-    table.known(("name", "size", *_LINK, "torus"))
+    table.known(("name", "size", *_LINK, "torus", "sharers"))
     name = table.text("name")
     size = table.count("size")
     below = math.prod(level.size for level in inner)
@@ -288,8 +289,10 @@ def _level(table: _Table, device: Device, inner: Sequence[Level]) -> Level:
     elif preset is not None and len(inner) == 1 and name == preset.group:
         base = preset.network(size, below)
     latency_s, bytes_per_s = _link(table, below, base)
-    torus = table.count("torus", base.torus if base and "link" not in table.fields else 0, least=0)
-    return Level(name, size, latency_s, bytes_per_s, torus=torus)
+    base = base if "link" not in table.fields else None
+    torus = table.count("torus", base.torus if base else 0, least=0)
+    sharers = table.count("sharers", base.sharers if base else 1)
+    return Level(name, size, latency_s, bytes_per_s, torus=torus, sharers=sharers)
 
 
 def _link(table: _Table, sharers: int, base: Level | None = None) -> tuple[float, float]:

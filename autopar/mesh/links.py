@@ -25,6 +25,7 @@ class Level:
       measured: what collectives over it take, in place of what the two numbers say.
       torus: number of dimensions of a torus by which they are joined, each to its neighbours, ``bytes_per_s`` being
         that of one ring used both ways; 0 where a switch joins all with all.
+      sharers: devices at each node of the torus, which share its links.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Level:
     bytes_per_s: float
     measured: tuple[CollectiveLine, ...] = ()
     torus: int = 0
+    sharers: int = 1
 
     def __post_init__(self):
         if self.size < 1:
@@ -43,15 +45,30 @@ class Level:
             raise ClusterError(f"level {self.name!r} has bytes_per_s = {self.bytes_per_s}; it must be positive")
         if self.torus < 0:
             raise ClusterError(f"level {self.name!r} is a torus of {self.torus} dimensions; it must be 0 or more")
+        if self.sharers < 1:
+            raise ClusterError(f"level {self.name!r} has {self.sharers} sharers of each link; it must be 1 or more")
 
     @property
     def side(self) -> int:
-        """Devices around one ring of the torus, taken to be a cube; 0 where there is none.
+        """Nodes around one ring of the torus, taken to be a cube; 0 where there is none.
 
         >>> Level("device", 256, 0.0, 1.0, torus=2).side, Level("device", 4096, 0.0, 1.0, torus=3).side
         (16, 16)
         """
-        return math.ceil(self.size ** (1 / self.torus) - 1e-9) if self.torus else 0
+        return math.ceil((self.size / self.sharers) ** (1 / self.torus) - 1e-9) if self.torus else 0
+
+    def ring(self, children: int, stride: int) -> int:
+        """Nodes around the longest ring that an axis takes; 0 where there is no torus.
+
+        Args:
+          children: how many of the level's the axis joins.
+          stride: how many device ids apart they are.
+
+        >>> level = Level("device", 2048, 0.0, 1.0, torus=2, sharers=2)
+        >>> level.side, level.ring(2048, 1), level.ring(16, 1), level.ring(16, 128)
+        (32, 32, 8, 16)
+        """
+        return min(children if stride >= self.sharers else math.ceil(children / self.sharers), self.side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +125,7 @@ class Crossing(NamedTuple):
       latency_s: fixed time of one collective over the level.
       bytes_per_s: bandwidth per device and direction through the level.
       measured: what collectives over so many children take, where that was measured.
-      ring: of a torus, children around the longest ring that the axis takes; 0 where a switch joins them.
+      ring: of a torus, nodes around the longest ring that the axis takes; 0 where a switch joins them.
     """
 
     size: int
@@ -131,28 +148,26 @@ class AxisLinks(NamedTuple):
     levels: tuple[Crossing, ...]
 
 
-Link = tuple[int, float, float, tuple[CollectiveLine, ...], int]
-
-
 @functools.lru_cache(maxsize=10_000)
-def axis_links(links: tuple[Link, ...], size: int, stride: int) -> AxisLinks:
+def axis_links(levels: tuple[Level, ...], size: int, stride: int) -> AxisLinks:
     """The levels that an axis of ``size`` devices, ``stride`` device ids apart, crosses.
 
     Args:
-      links: every level of the cluster as (size, latency_s, bytes_per_s, measured, side), innermost first.
+      levels: every level of the cluster, innermost first.
       size: devices along the axis.
       stride: product of the sizes of the inner axes.
 
-    >>> [level.size for level in axis_links(((8, 1e-6, 1e9, (), 0), (2, 1e-5, 1e8, (), 0)), 4, 4).levels]
+    >>> levels = Level("device", 8, 1e-6, 1e9), Level("host", 2, 1e-5, 1e8)
+    >>> [level.size for level in axis_links(levels, 4, 4).levels]
     [2, 2]
     """
-    crossed = children_crossed(tuple(link[0] for link in links), size, stride)
+    crossed = children_crossed(tuple(level.size for level in levels), size, stride)
     found = []
-    for n, (_, latency_s, bytes_per_s, measured, side) in zip(crossed, links, strict=True):
+    for n, level in zip(crossed, levels, strict=True):
         if n > 1:
-            lines = (line_for(measured, kind, n) for kind in sorted({line.kind for line in measured}))
+            lines = (line_for(level.measured, kind, n) for kind in sorted({line.kind for line in level.measured}))
             known = tuple(line for line in lines if line is not None)
-            found.append(Crossing(n, latency_s, bytes_per_s, known, min(n, side)))
+            found.append(Crossing(n, level.latency_s, level.bytes_per_s, known, level.ring(n, stride)))
     return AxisLinks(size, tuple(found))
 
 

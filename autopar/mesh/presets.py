@@ -32,6 +32,7 @@ class Preset:
       network_bytes_per_s: network bandwidth of a whole group, per direction.
       device_network_bytes_per_s: most of it that a single device can use.
       torus: dimensions of the torus that the links between devices of one group form; 0 if a switch joins them.
+      sharers: devices at each node of that torus: the cores of a chip.
     """
 
     device: Device
@@ -43,10 +44,13 @@ class Preset:
     network_bytes_per_s: float
     device_network_bytes_per_s: float
     torus: int = 0
+    sharers: int = 1
 
     def levels(self, groups: int, devices: int) -> tuple[Level, ...]:
         """Levels of ``groups`` groups of ``devices`` devices; one group has no network."""
-        inner = Level("device", devices, self.inner_latency_s, self.inner_bytes_per_s, torus=self.torus)
+        inner = Level(
+            "device", devices, self.inner_latency_s, self.inner_bytes_per_s, torus=self.torus, sharers=self.sharers
+        )
         return (inner,) if groups == 1 else (inner, self.network(groups, devices))
 
     def network(self, groups: int, devices: int) -> Level:
@@ -60,9 +64,11 @@ def _gpu(device: Device, nvlink_bytes_per_s: float, nics: int, nic_gbit_per_s: f
     return Preset(device, 10 * MICRO, nvlink_bytes_per_s, "host", 8, latency_s, nics * nic, nic)
 
 
-def _tpu(device: Device, ici_bytes_per_s: float, pod_size: int, dcn_device_bytes_per_s: float, torus: int) -> Preset:
+def _tpu(
+    device: Device, ici_bytes_per_s: float, pod_size: int, dcn_device_bytes_per_s: float, torus: int, cores: int = 1
+) -> Preset:
     dcn = dcn_device_bytes_per_s
-    return Preset(device, 5 * MICRO, ici_bytes_per_s, "pod", pod_size, 100 * MICRO, pod_size * dcn, dcn, torus)
+    return Preset(device, 5 * MICRO, ici_bytes_per_s, "pod", pod_size, 100 * MICRO, pod_size * dcn, dcn, torus, cores)
 
 
 def _v100(name: str, memory_gib: int) -> Preset:
@@ -125,8 +131,7 @@ _A100 = Device(
 )
 
 # TPU matmuls of float32 operands run as one bfloat16 pass at jax's default precision: hence equal rates. The ICI
-# bandwidth of a mesh axis is that of one torus ring used both ways: two links, one direction each. The torus of v3 is
-# of chips; counting cores makes its rings up to 1.4 times too long.
+# bandwidth of a mesh axis is that of one torus ring used both ways: two links, one direction each.
 _TPU_V3 = Device(
     "tpu-v3",
     {"bfloat16": 61.5 * TERA, "float32": 61.5 * TERA},
@@ -175,7 +180,7 @@ PRESETS: Mapping[str, Preset] = {
     "a100-80gb": _gpu(_A100, 300 * GIGA, 8, 200, 20 * MICRO),
     "h100": _hopper("h100", 3350 * GIGA, 80 * GIGA, "NVIDIA H100 SXM data sheet"),
     "h200": _hopper("h200", 4800 * GIGA, 141 * GIGA, "NVIDIA H200 SXM data sheet"),
-    "tpu-v3": _tpu(_TPU_V3, 70 * GIGA, 2048, gbit_per_s(12.5), torus=2),
+    "tpu-v3": _tpu(_TPU_V3, 70 * GIGA, 2048, gbit_per_s(12.5), torus=2, cores=2),
     "tpu-v4": _tpu(_TPU_V4, 100 * GIGA, 4096, gbit_per_s(50), torus=3),
     "tpu-v5e": _tpu(_TPU_V5E, 100 * GIGA, 256, gbit_per_s(25), torus=2),
     "tpu-v5p": _tpu(_TPU_V5P, 200 * GIGA, 8960, gbit_per_s(50), torus=3),

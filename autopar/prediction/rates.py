@@ -1,7 +1,7 @@
 """What devices and links reach of their data sheets, and what collectives take on real wiring.
 
 One constant is the share of every rate on the data sheet (arithmetic, memory, links) that is reached: see
-``efficiency.py``. Three shapes of wiring that a hierarchy of links does not tell:
+``efficiency.py``. Two shapes of wiring that a hierarchy of links does not tell:
 
 - GPUs reduce over several hosts in rings that visit every device (NCCL): a level carries (n - 1) / n of the bytes of
   every child, not what is left after reducing inside it. With N_{j-1} devices in a child, innermost first:
@@ -10,9 +10,6 @@ One constant is the share of every rate on the data sheet (arithmetic, memory, l
 
 - A host of 8 V100s is wired as a cube mesh (NVIDIA DGX-1 white paper): of a device's six links, a pair has two and a
   group of four has four. Hosts with NVSwitch lend a device all its links, whoever it talks to.
-- A TPU pod is a torus. Its bisection bounds an all-to-all: on X rings of X chips with c cores each, half of all bytes
-  cross 2 X links, each way at a link's rate w, while a core's share of a ring is 2 w / c. So it takes X / 4 times as
-  long as on one ring.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ from autopar.mesh import PRESETS, AxisLinks, Cluster, Device, link_between
 from autopar.sharding.layout import Collective
 
 _CUBE_MESH = {2: 2 / 6, 4: 4 / 6}
-_CORES_PER_CHIP = {"tpu-v3": 2}
 _SWEEPS = {Collective.ALL_REDUCE: 2, Collective.REDUCE_SCATTER: 1, Collective.ALL_GATHER: 1}
 
 
@@ -66,7 +62,7 @@ class Wiring:
     def seconds(self, kind: Collective, axis: AxisLinks, nbytes: float) -> float:
         """Seconds of a collective of ``nbytes`` (see :func:`autopar.cost.collective_s`) over an axis."""
         if is_tpu(self.cluster.device):
-            return collective_s(kind, axis, nbytes) * (self._torus(axis.size) if kind is Collective.ALL_TO_ALL else 1)
+            return collective_s(kind, axis, nbytes)
         axis = self._wired(axis)
         if kind not in _SWEEPS or len(axis.levels) < 2:
             return collective_s(kind, axis, nbytes)
@@ -93,15 +89,8 @@ class Wiring:
         rate = max(link.bytes_per_s, min(most, link.bytes_per_s * inner.size / len(source)))
         return transfer_s(replace(link, bytes_per_s=rate), nbytes)
 
-    def _torus(self, devices: int) -> float:
-        return max(1.0, math.sqrt(devices / self._cores) / 4)
-
     def _chip(self, devices: range) -> int:
-        return devices.start // self._cores
-
-    @property
-    def _cores(self) -> int:
-        return _CORES_PER_CHIP.get(self.cluster.device.name, 1)
+        return devices.start // self.cluster.levels[0].sharers
 
     def _wired(self, axis: AxisLinks) -> AxisLinks:
         if not axis.levels or not self.cluster.device.name.startswith("v100"):

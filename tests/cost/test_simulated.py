@@ -135,6 +135,14 @@ def test_an_all_to_all_over_a_whole_torus(sides):
     assert expected <= found * (1 + 1e-9) and found <= s / (s - 1) * expected * (1 + 1e-9)
 
 
+def test_cores_share_the_links_of_a_chip():
+    """2,048 cores on 32 x 32 chips: half of the bytes cross 64 links of 70 GB/s, in both directions."""
+    (axis,) = Cluster.parse("tpu-v3:2048").mesh((2048,)).axes
+    found = collective_s(Collective.ALL_TO_ALL, axis, 1e8) - axis.levels[0].latency_s
+    bisection = 2048 * 1e8 / 4 / (64 * 70e9)
+    assert bisection <= found <= 32 / 31 * bisection
+
+
 def test_only_an_all_to_all_minds_the_torus():
     ring, switch = (
         Cluster("c", PRESETS["tpu-v4"].device, (Level("device", 16, 1e-6, 10.0, torus=torus),)).mesh((16,)).axes[0]
