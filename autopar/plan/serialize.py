@@ -52,6 +52,7 @@ def _encode(plan: PlanFacts) -> dict[str, Any]:
     data["certificate"] = dataclasses.asdict(plan.certificate)
     data["runners_up"] = [dataclasses.asdict(r) for r in plan.runners_up]
     data["phase_s"] = dict(plan.phase_s)
+    data["flops"] = dict(plan.flops)
     data["other_pipelines"] = [dataclasses.asdict(r) for r in plan.other_pipelines]
     data["stages"] = [
         {f.name: getattr(stage, f.name) for f in dataclasses.fields(StageFacts)}
@@ -151,7 +152,7 @@ def _decode(data: Mapping[str, Any]) -> PlanFacts:
     """Facts from JSON; a field that cannot be read is a ValueError that names it."""
     values = {}
     for f in dataclasses.fields(PlanFacts):
-        if f.name not in data and f.name in _SINCE_2:
+        if f.name not in data and f.name in _LATER:
             continue
         if f.name not in data:
             raise ValueError(f"the field {f.name!r} is missing")
@@ -200,10 +201,11 @@ def _read_stage(found: Mapping[str, Any]) -> StageFacts:
     return StageFacts(**values)
 
 
-# Fields that files of format 1 do not have: one program, one micro-batch.
-_SINCE_2 = frozenset({
+# Fields that older files do not have: those of format 1 are of one program and one micro-batch, and up to format 5
+# nothing says how much arithmetic a step is.
+_LATER = frozenset({
     "chunks", "microbatches", "per_microbatch", "phase_s", "schedule", "stages", "idle_s", "pipeline_bound_s",
-    "other_pipelines",
+    "other_pipelines", "flops", "again_flops",
 })  # fmt: skip
 
 # How each field is read from JSON; the others are read as they are. `check` sees to the types.
