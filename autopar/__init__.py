@@ -35,6 +35,7 @@ from autopar.lower import Audit
 from autopar.mesh import Cluster
 from autopar.planner import Options
 from autopar.sharding.rules import register_rule
+from autopar.simulate import Simulation, simulate
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "RuleError",
+    "Simulation",
     "SolverError",
     "StageError",
     "StagedExecutable",
@@ -63,5 +65,6 @@ __all__ = [
     "plan",
     "register_rule",
     "shutdown",
+    "simulate",
     "stage_boundary",
 ]

@@ -167,6 +167,22 @@ def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Pr
     return Plan.of(best, traced)
 
 
+def check_made_for(plan: PlanFacts, traced: Traced) -> None:
+    """Check that a plan was made for a step, in the micro-batches that it has.
+
+    Raises:
+      PlanError: it was made for another step, or for other shapes.
+    """
+    written = traced if plan.stages else microbatched(traced, plan.microbatches, per_microbatch=plan.per_microbatch)
+    found = written.step.graph.fingerprint
+    if plan.fingerprint != found:
+        raise PlanError(
+            f"the plan was made for another step than this {traced.step.name!r}, or for other shapes (fingerprint "
+            f"{plan.fingerprint[:8]}, this step {found[:8]}). Name the model and sizes that it was made for, or plan "
+            "again."
+        )
+
+
 def _check_islands(cluster: Cluster, options: Options) -> None:
     """One stage is spread evenly over its devices, so it lies on one island.
 

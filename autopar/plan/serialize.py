@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autopar.errors import ClusterError, PlanError
+from autopar.files import write_text
 from autopar.ir import FULL
 from autopar.plan.check import check
 from autopar.plan.facts import (
@@ -105,21 +105,7 @@ def save(plan: PlanFacts, path: str | os.PathLike[str]) -> None:
     Raises:
       PlanError: the file cannot be written.
     """
-    target = Path(path)
-    text = to_json(plan)
-    name = ""
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(name, target)
-    except OSError as error:
-        if name and os.path.exists(name):
-            os.unlink(name)
-        why = f"there is no folder {os.fspath(target.parent)!r}" if not target.parent.is_dir() else error.strerror
-        raise PlanError(
-            f"cannot save the plan as {os.fspath(path)!r}: {why}. Name a file that can be written."
-        ) from error
+    write_text(path, to_json(plan), PlanError, "the plan")
 
 
 def load(path: str | os.PathLike[str]) -> PlanFacts:

@@ -54,7 +54,7 @@ def test_plans_record_them_by_dtype():
 
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
 def test_stages_share_them(schedule):
-    """Four layers of 32 examples: forward, and back to the parameters of all and to what comes into all but the first."""
+    """Four layers of 32 examples: forward, back to the parameters of all, and to what comes into all but the first."""
     one = 2 * 32 * 16 * 16
     found = planned(schedule=schedule)
     assert found.flops == {"float64": (4 + 4 + 3) * one} and found.again_flops == 0
