@@ -36,6 +36,7 @@ from autopar.mesh import Cluster
 from autopar.planner import Options
 from autopar.sharding.rules import register_rule
 from autopar.simulate import Simulation, simulate
+from autopar.sweep import SweepResult, sweep
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "SolverError",
     "StageError",
     "StagedExecutable",
+    "SweepResult",
     "TraceError",
     "compile",
     "load_plan",
@@ -67,4 +69,5 @@ __all__ = [
     "shutdown",
     "simulate",
     "stage_boundary",
+    "sweep",
 ]

@@ -18,6 +18,7 @@ from autopar.cli.arguments import check_folder, find_data, find_model, provide_d
 from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, Sizes, with_planning_options
 from autopar.cli.progress import notes, planning, record_to, training
 from autopar.cli.simulating import simulate_command
+from autopar.cli.sweeping import sweep_command
 from autopar.cli.training import BATCHES_PER_SEED, Asked, bubbles, summary, train
 from autopar.cli.zoo import families, presets
 from autopar.errors import AutoparError
@@ -94,6 +95,7 @@ def show(plan_file: PlanFile, json: Json = False) -> None:
 
 
 app.command("simulate")(simulate_command)
+app.command("sweep")(sweep_command)
 
 
 @app.command("train")

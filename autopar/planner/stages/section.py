@@ -42,6 +42,7 @@ class Section:
         self._problem, self._units, self._cluster, self._options = problem, units, cluster, options
         self._step, self._info = stage
         self._programs: dict[tuple[int, ...], AnyPrice] = {}
+        self._found: dict[tuple[tuple[int, ...], float], Estimate | None] = {}
 
     def cheapest(self, meshes: Sequence[tuple[int, ...]], prices: Sequence[float]) -> list[Estimate | None]:
         """For each price of memory, the plan that costs least in time and memory; None if there is none.
@@ -50,17 +51,25 @@ class Section:
           meshes: logical shapes of the submesh to try.
           prices: seconds per GiB.
         """
-        found: list[list[Estimate]] = [[] for _ in prices]
         for mesh in meshes:
+            missing = [price for price in prices if (mesh, price) not in self._found]
+            self._found |= dict.fromkeys([(mesh, price) for price in missing])
             with contextlib.suppress(InfeasibleError, SolverError):
-                program = self._program(mesh)
-                for at, plan in enumerate([program.plan(price) for price in prices]):
-                    found[at].append(self._estimate(plan))
+                plans = [self._program(mesh).plan(price) for price in missing]
+                self._found |= {(mesh, price): self._estimate(p) for price, p in zip(missing, plans, strict=True)}
 
         def cost(e: Estimate, price: float) -> float:
             return e.plan.step_s + price * e.held_bytes / 2**30
 
-        return [min(of, key=lambda e: cost(e, price), default=None) for of, price in zip(found, prices, strict=True)]
+        def best(price: float) -> Estimate | None:
+            found = (self._found[mesh, price] for mesh in meshes)
+            return min((e for e in found if e is not None), key=lambda e: cost(e, price), default=None)
+
+        return [best(price) for price in prices]
+
+    def forget(self) -> None:
+        """Let the programs go, which are large; the plans that were found with them stay."""
+        self._programs.clear()
 
     def _program(self, mesh: tuple[int, ...]) -> AnyPrice:
         """Raises what :class:`AnyPrice` does."""

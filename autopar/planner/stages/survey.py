@@ -22,6 +22,7 @@ from autopar.planner.stages.cost import Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.section import Section, likely_meshes
+from autopar.planner.stages.sharing import Shared, rounded
 from autopar.planner.stages.sums import Sums
 from autopar.schedule import Flight
 
@@ -54,6 +55,7 @@ class Survey:
       cluster: the machine.
       options: how to plan each stage.
       shapes: of the submeshes that a stage may have.
+      shared: what other searches with the same problem and options have planned, and will.
 
     Attributes:
       memory_bytes: per shape, what one stage may take of a device.
@@ -61,11 +63,19 @@ class Survey:
       solved: how many integer programs that took.
     """
 
-    def __init__(self, problem: StagedProblem, cluster: Cluster, options: Options, shapes: Sequence[Submesh]) -> None:
+    def __init__(
+        self,
+        problem: StagedProblem,
+        cluster: Cluster,
+        options: Options,
+        shapes: Sequence[Submesh],
+        shared: Shared | None = None,
+    ) -> None:
         self.problem = problem
         self.cluster = cluster
         self.options = options
         self.shapes = shapes
+        self._shared = shared
         budgets = (options.memory_bytes or cluster.island(shape).device.memory_bytes for shape in shapes)
         self.memory_bytes = tuple(budget / options.stages_per_worker for budget in budgets)
         # Where what was computed again waits for weight programs, it is there all together.
@@ -131,7 +141,13 @@ class Survey:
             self.options, mip_gap=_UNIT_GAP, time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0
         )
         units, cluster = (index, index + 1), self.cluster.part(self.shapes[shape])
-        section = Section(self.problem, self._unit_alone(index), units, cluster, options)
+
+        def make() -> Section:
+            return Section(self.problem, self._unit_alone(index), units, cluster, options)
+
+        section = (
+            make() if self._shared is None else self._shared.section((self._kinds[index], cluster.fingerprint), make)
+        )
         return self._cheapest(section, self.shapes[shape], likely_meshes(self.shapes[shape]), thrifts)
 
     def _unit_alone(self, index: int) -> tuple[Step, StageSection]:
@@ -172,7 +188,8 @@ class Survey:
             meshes = (self.options.mesh,)
         with self._counting:
             self.solved += len(meshes) * len(thrifts)
-        return section.cheapest(meshes, [_THRIFT[k] * self._worth[shape.island] for k in thrifts])
+        prices = [_THRIFT[k] * self._worth[shape.island] for k in thrifts]
+        return section.cheapest(meshes, prices if self._shared is None else [rounded(p) for p in prices])
 
     # units together
 
