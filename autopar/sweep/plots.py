@@ -80,8 +80,8 @@ def _shares(axes: Axes, result: SweepResult) -> None:
 def _memory(axes: Axes, result: SweepResult) -> None:
     for colour, strategy, rows in _lines(result):
         axes.plot([r.devices for r in rows], [r.peak_bytes / 2**30 for r in rows], "o-", color=colour, label=strategy)
-    room = max(r.memory_bytes for r in result.best())
-    if room < float("inf"):
+    room = max((r.memory_bytes for r in result.best() if r.memory_bytes is not None), default=None)
+    if room is not None:
         axes.axhline(room / 2**30, color="grey", linestyle=":", label="what a device has")
         axes.legend(frameon=False)
     axes.set(ylabel="peak GiB per device", ylim=(0, None))

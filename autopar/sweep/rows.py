@@ -40,7 +40,7 @@ class Row:
       units_per_s: predicted.
       mfu, hfu: model and hardware FLOPs utilisation, 0 to 1.
       peak_bytes: of the fullest device.
-      memory_bytes: that a device has, of unlike ones the one that has least.
+      memory_bytes: that a device has, of unlike ones the one that has least; None is no limit.
       gap: to the proven bound, as in the plan.
       planning_s: wall time of planning.
       measured_step_s: of the step as it ran on this machine; None where it did not run.
@@ -63,7 +63,7 @@ class Row:
     mfu: float | None = None
     hfu: float | None = None
     peak_bytes: int = 0
-    memory_bytes: float = 0.0
+    memory_bytes: float | None = None
     gap: float = 0.0
     planning_s: float = 0.0
     measured_step_s: float | None = None

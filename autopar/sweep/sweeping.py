@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -188,9 +189,15 @@ class _Sweep:
         """Plan one point, and run it if asked to."""
         known = self.known(cluster)
         assert self._case is not None
-        memory_bytes = min(island.device.memory_bytes for island in cluster.islands)
+        room = min(island.device.memory_bytes for island in cluster.islands)
         row = Row(
-            cluster.name, cluster.devices, strategy, microbatches, self._case.units, PLANNED, memory_bytes=memory_bytes
+            cluster.name,
+            cluster.devices,
+            strategy,
+            microbatches,
+            self._case.units,
+            PLANNED,
+            memory_bytes=room if math.isfinite(room) else None,
         )
         options = dataclasses.replace(self.options, strategy=strategy, microbatches=microbatches)
         begin = time.perf_counter()

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -20,6 +22,18 @@ def test_getting_started(tmp_path, monkeypatch, capsys):
     step, shapes = names["train_step"].__wrapped__, names["shapes"]
     found = names["autopar"].plan(step, *shapes, cluster="cpu:8", options=hinted)
     assert next(a.layout for a in found.arguments if a.name.endswith("['params']['w1']")) == (-1, 1)
+
+
+@pytest.mark.parametrize("page", ["simulation.md", "sweeps.md"])
+def test_simulation_and_sweeps(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = BLOCK.findall((DOCS / page).read_text())
+    names = {}
+    exec(compile(block, page, "exec"), names)
+    if page == "simulation.md":
+        assert (tmp_path / "trace.json").exists() and names["line"].units == 512
+    else:
+        assert (tmp_path / "sweep.csv").exists() and capsys.readouterr().out.startswith("h100:1 ")
 
 
 def test_models():

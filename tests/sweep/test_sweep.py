@@ -118,7 +118,7 @@ def test_a_row_of_the_journal_that_is_damaged(tmp_path):
 
 
 def test_a_folder_that_cannot_be(tmp_path):
-    with pytest.raises(autopar.OptionError, match="cannot keep a sweep in .*nowhere"):
+    with pytest.raises(autopar.OptionError, match=r"cannot keep a sweep in .*nowhere"):
         swept(out=tmp_path / "nowhere" / "deeper")
 
 
