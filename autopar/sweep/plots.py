@@ -45,7 +45,7 @@ def plot(result: SweepResult, path: str | os.PathLike[str], title: str = "") -> 
         _memory(memory, result)
         _words(words, result.best())
         try:
-            figure.savefig(path, dpi=110, metadata={"Date": None} if str(path).endswith(".svg") else None)
+            figure.savefig(path, dpi=100, metadata={"Date": None} if str(path).endswith(".svg") else None)
         except (OSError, ValueError) as error:
             raise OptionError(f"cannot draw the sweep as {os.fspath(path)!r}: {error}.") from error
 
@@ -92,8 +92,8 @@ def _words(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_axis_off()
     lines: list[str] = []
     for row in rows:
-        said = f"{row.devices:>5}  {row.strategy}: {row.plan}"
-        lines += textwrap.wrap(said, 78, subsequent_indent=" " * 7, max_lines=3, placeholder=" ...")
+        said = f"{row.devices:>5}  {row.strategy}: {row.shape}"
+        lines += textwrap.wrap(said, 72, subsequent_indent=" " * 7, max_lines=3, placeholder=" ...")
     shown = lines if len(lines) <= _LINES * 2 else [*lines[: _LINES * 2 - 1], "..."]
     size = 6.5 if len(shown) <= _LINES else 5.5
     axes.set_title("the fastest plan on so many devices", fontsize=9, loc="left")

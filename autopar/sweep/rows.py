@@ -33,6 +33,7 @@ class Row:
       why: the planner's own words where there is no plan.
       plan: the plan in a sentence.
       stages: how many; 0 without stages.
+      cut: units on devices of each stage, ``4 on 8, 2x (6 on 8)``; empty without stages.
       chosen_microbatches: of the plan.
       schedule: of its stages.
       step_s: predicted seconds per step, messages between stages queued.
@@ -55,6 +56,7 @@ class Row:
     why: str = ""
     plan: str = ""
     stages: int = 0
+    cut: str = ""
     chosen_microbatches: int = 0
     schedule: str = ""
     step_s: float = 0.0
@@ -67,6 +69,13 @@ class Row:
     gap: float = 0.0
     planning_s: float = 0.0
     measured_step_s: float | None = None
+
+    @property
+    def shape(self) -> str:
+        """The plan in a line: its stages, or what it does where it has none."""
+        if not self.stages:
+            return self.plan
+        return f"{self.stages} stage{'s' if self.stages > 1 else ''}, {self.schedule}; units on devices: {self.cut}"
 
     @property
     def key(self) -> tuple[str, str, int | str]:

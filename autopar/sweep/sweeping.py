@@ -19,6 +19,7 @@ from autopar.errors import ClusterError, CouplingError, InfeasibleError, OptionE
 from autopar.mesh import Cluster
 from autopar.planner import STRATEGIES, Options
 from autopar.report import sentence
+from autopar.report.pipeline import cut_text
 from autopar.simulate import simulate
 from autopar.sweep.journal import Journal
 from autopar.sweep.rows import NO_ROOM, PLANNED, REFUSED, Row, SweepResult
@@ -224,6 +225,7 @@ def _filled(row: Row, plan: Plan) -> Row:
         row,
         plan=sentence(plan),
         stages=len(plan.stages),
+        cut=cut_text([(s.units[1] - s.units[0], s.devices[1] - s.devices[0]) for s in plan.stages]),
         chosen_microbatches=plan.microbatches,
         schedule=plan.schedule,
         step_s=found.step_s,

@@ -148,9 +148,9 @@ def test_stages_share_the_plans_of_their_units(monkeypatch):
     built = []
     original = Section.__init__
 
-    def counted(self, problem, stage, units, cluster, options):
+    def counted(self, problem, stage, units, cluster, options, prepared=None):
         built.append((stage[0].graph.fingerprint, units[1] - units[0], cluster.fingerprint))
-        original(self, problem, stage, units, cluster, options)
+        original(self, problem, stage, units, cluster, options, prepared)
 
     monkeypatch.setattr(Section, "__init__", counted)
     options = autopar.Options(max_stages=2)

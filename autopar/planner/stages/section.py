@@ -11,6 +11,7 @@ from autopar.errors import InfeasibleError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, Submesh
 from autopar.partition import StageSection
+from autopar.planner.one_mesh import Prepared
 from autopar.planner.options import Options
 from autopar.planner.search import AnyPrice, PricedPlan
 from autopar.planner.stages.estimate import Estimate, estimate
@@ -29,6 +30,7 @@ class Section:
       units: the first of its units, and one past the last.
       cluster: the submesh.
       options: how to plan it.
+      prepared: the stage as programs of it begin, if it is known from another submesh.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class Section:
         units: tuple[int, int],
         cluster: Cluster,
         options: Options,
+        prepared: Prepared | None = None,
     ) -> None:
         self._problem, self._units, self._cluster, self._options = problem, units, cluster, options
         self._step, self._info = stage
+        self._prepared = prepared
         self._programs: dict[tuple[int, ...], AnyPrice] = {}
         self._found: dict[tuple[tuple[int, ...], float], Estimate | None] = {}
 
@@ -74,7 +78,8 @@ class Section:
     def _program(self, mesh: tuple[int, ...]) -> AnyPrice:
         """Raises what :class:`AnyPrice` does."""
         if mesh not in self._programs:
-            self._programs[mesh] = AnyPrice(self._step, self._cluster, dataclasses.replace(self._options, mesh=mesh))
+            options = dataclasses.replace(self._options, mesh=mesh)
+            self._programs[mesh] = AnyPrice(self._step, self._cluster, options, self._prepared)
         return self._programs[mesh]
 
     def _estimate(self, plan: PricedPlan) -> Estimate:

@@ -12,9 +12,15 @@ import math
 import threading
 from collections.abc import Callable, Hashable
 
+from autopar.ir import Step
+from autopar.partition import StageSection
+from autopar.planner.one_mesh import Prepared
 from autopar.planner.options import Options
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.section import Section
+
+Alone = tuple[Step, StageSection, Prepared]
+"""A unit as a step of its own, what it does, and what programs of it begin with."""
 
 
 class Shared:
@@ -23,10 +29,14 @@ class Shared:
     Args:
       problem: the step, in its micro-batches.
       options: of every search.
+
+    Attributes:
+      alone: number of a unit -> it as a step of its own.
     """
 
     def __init__(self, problem: StagedProblem, options: Options) -> None:
         self.problem, self.options = problem, options
+        self.alone: dict[int, Alone] = {}
         self._sections: dict[Hashable, Section] = {}
         self._lock = threading.Lock()
 
@@ -54,4 +64,4 @@ def rounded(price: float) -> float:
     return 10.0 ** round(math.log10(price)) if price > 0 else price
 
 
-__all__ = ["Shared", "rounded"]
+__all__ = ["Alone", "Shared", "rounded"]

@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from autopar.ir import Step
 from autopar.mesh import Cluster, Submesh
-from autopar.partition import StageSection
+from autopar.planner.one_mesh import prepare
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.section import Section, likely_meshes
-from autopar.planner.stages.sharing import Shared, rounded
+from autopar.planner.stages.sharing import Alone, Shared, rounded
 from autopar.planner.stages.sums import Sums
 from autopar.schedule import Flight
 
@@ -83,7 +82,7 @@ class Survey:
         self._spares = tuple(not waits and not cluster.island(shape).device.reordered for shape in shapes)
         self.asked = self.solved = 0
         self._lock, self._counting = threading.Lock(), threading.Lock()
-        self._alone: dict[int, tuple[Step, StageSection]] = {}
+        self._alone: dict[int, Alone] = {} if shared is None else shared.alone
         self._units: dict[tuple[str, int, int], Estimate | None] = {}  # kind, shape, thrift
         self._tables: dict[tuple[int, int], Sums] = {}
         self._stages: dict[tuple[str, int, int], Estimate | None] = {}  # digest, shape, thrift
@@ -143,20 +142,22 @@ class Survey:
         units, cluster = (index, index + 1), self.cluster.part(self.shapes[shape])
 
         def make() -> Section:
-            return Section(self.problem, self._unit_alone(index), units, cluster, options)
+            step, info, prepared = self._unit_alone(index, options)
+            return Section(self.problem, (step, info), units, cluster, options, prepared)
 
         section = (
             make() if self._shared is None else self._shared.section((self._kinds[index], cluster.fingerprint), make)
         )
         return self._cheapest(section, self.shapes[shape], likely_meshes(self.shapes[shape]), thrifts)
 
-    def _unit_alone(self, index: int) -> tuple[Step, StageSection]:
+    def _unit_alone(self, index: int, options: Options) -> Alone:
         """A unit as a stage of its own, between one before and one after."""
         with self._lock:
             if index not in self._alone:
                 begins = [u.begin for u in self.problem.units]
                 cut = tuple(sorted({0, begins[index], *begins[index + 1 : index + 2]}))
-                self._alone[index] = self.problem.stage(cut, cut.index(begins[index]))
+                step, info = self.problem.stage(cut, cut.index(begins[index]))
+                self._alone[index] = step, info, prepare(step, options)
             return self._alone[index]
 
     def _every(self, shape: int, thrift: int) -> list[Estimate]:
