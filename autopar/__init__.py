@@ -38,6 +38,8 @@ from autopar.lower import Audit
 from autopar.mesh import Cluster
 from autopar.planner import Options
 from autopar.sharding.rules import register_rule
+from autopar.simulate import Simulation, simulate
+from autopar.sweep import SweepResult, sweep
 
 if TYPE_CHECKING:
     from autopar.sizing import predict
@@ -59,9 +61,11 @@ __all__ = [
     "Plan",
     "PlanError",
     "RuleError",
+    "Simulation",
     "SolverError",
     "StageError",
     "StagedExecutable",
+    "SweepResult",
     "TraceError",
     "compile",
     "load_plan",
@@ -70,7 +74,9 @@ __all__ = [
     "predict",
     "register_rule",
     "shutdown",
+    "simulate",
     "stage_boundary",
+    "sweep",
 ]
 
 

@@ -14,6 +14,7 @@ from autopar.lower import shardings
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts, load, save
 from autopar.report import plan_text, print_plan
+from autopar.simulate import Simulation, simulate
 from autopar.trace import Traced
 
 
@@ -40,6 +41,10 @@ class Plan(PlanFacts):
     def show(self) -> None:
         """Print the plan as a page in the terminal."""
         print_plan(self)
+
+    def simulate(self, **settings: Any) -> Simulation:
+        """The plan in time, as :func:`autopar.simulate` has it, which also says what ``settings`` there are."""
+        return simulate(self, **settings)
 
     def __str__(self) -> str:
         return plan_text(self)

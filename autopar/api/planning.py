@@ -10,9 +10,10 @@ from typing import Any
 import jax
 
 from autopar.api.plan import Plan
+from autopar.api.sharing import Sharing
 from autopar.calibrate import device_name
 from autopar.errors import AutoparError, ClusterError, InfeasibleError, OptionError, PlanError
-from autopar.lower import StagedStep, microbatched, unstacked
+from autopar.lower import microbatched
 from autopar.mesh import Cluster
 from autopar.partition import chunks_for, examples_of, stacked_lengths
 from autopar.plan import PipelineRunnerUp, PlanFacts
@@ -131,21 +132,34 @@ def trace_step(
     )
 
 
-def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Progress | None = None) -> Plan:
+def plan_traced(
+    traced: Traced,
+    cluster: Cluster,
+    options: Options,
+    progress: Progress | None = None,
+    sharing: Sharing | None = None,
+) -> Plan:
     """Plan a traced step.
 
     With ``microbatches="auto"`` their number is doubled until two plans in a row are no faster, or do not exist.
+
+    Args:
+      traced: the step.
+      cluster: where.
+      options: how to search.
+      progress: called with lines of text.
+      sharing: what other plans of the same traced step have found out, and will.
     """
     _check_islands(cluster, options)
     say = progress or (lambda _: None)
     if options.microbatches != "auto":
-        return Plan.of(_planned(traced, cluster, options, int(options.microbatches), say), traced)
+        return Plan.of(_planned(traced, cluster, options, int(options.microbatches), say, sharing), traced)
     found: list[PlanFacts] = []
     failures: list[AutoparError] = []
     slower = 0
     for count in _doublings(examples_of(traced.step)):
         try:
-            facts = _planned(traced, cluster, options, count, say)
+            facts = _planned(traced, cluster, options, count, say, sharing)
         except (InfeasibleError, OptionError, PlanError) as error:
             failures.append(error)
             say(f"{count} micro-batches: {error}")
@@ -162,6 +176,22 @@ def plan_traced(traced: Traced, cluster: Cluster, options: Options, progress: Pr
     others = [r for f in found for r in (*_as_runner_up(f, best), *f.other_pipelines)]
     best = dataclasses.replace(best, other_pipelines=tuple(sorted(others, key=lambda r: r.step_s)[:_RUNNERS_UP]))
     return Plan.of(best, traced)
+
+
+def check_made_for(plan: PlanFacts, traced: Traced) -> None:
+    """Check that a plan was made for a step, in the micro-batches that it has.
+
+    Raises:
+      PlanError: it was made for another step, or for other shapes.
+    """
+    written = traced if plan.stages else microbatched(traced, plan.microbatches, per_microbatch=plan.per_microbatch)
+    found = written.step.graph.fingerprint
+    if plan.fingerprint != found:
+        raise PlanError(
+            f"the plan was made for another step than this {traced.step.name!r}, or for other shapes (fingerprint "
+            f"{plan.fingerprint[:8]}, this step {found[:8]}). Name the model and sizes that it was made for, or plan "
+            "again."
+        )
 
 
 def _check_islands(cluster: Cluster, options: Options) -> None:
@@ -197,24 +227,27 @@ def _as_runner_up(facts: PlanFacts, best: PlanFacts) -> list[PipelineRunnerUp]:
     return [PipelineRunnerUp(stages, facts.schedule, facts.microbatches, facts.step_s, facts.peak_bytes)]
 
 
-def _planned(traced: Traced, cluster: Cluster, options: Options, microbatches: int, say: Progress) -> PlanFacts:
+def _planned(
+    traced: Traced, cluster: Cluster, options: Options, microbatches: int, say: Progress, sharing: Sharing | None
+) -> PlanFacts:
     """Plan with so many micro-batches."""
     options = dataclasses.replace(options, microbatches=microbatches)
+    known, per_microbatch = sharing or Sharing(traced), options.per_microbatch
     if options.stages is not None or options.max_stages > 1:
         chunks = chunks_for(stacked_lengths(traced.step), options.stages or options.max_stages)
-        parts = unstacked(traced, chunks)
-        staged = StagedStep(parts.traced, microbatches, per_microbatch=options.per_microbatch)
-        facts = plan_stages(staged, cluster, options, say)
+        staged = known.staged(microbatches, chunks, per_microbatch=per_microbatch)
+        shared = sharing.shared(staged, options) if sharing is not None else None
+        facts = plan_stages(staged, cluster, options, say, shared)
         facts = dataclasses.replace(facts, chunks=chunks, fingerprint=traced.step.graph.fingerprint)
     else:
         _check_shards(traced, cluster, options, microbatches)
-        written = microbatched(traced, microbatches, per_microbatch=options.per_microbatch)
+        written = known.written(microbatches, per_microbatch=per_microbatch)
         facts = plan_step(written.step, cluster, options, say)
     return dataclasses.replace(
         facts,
         warnings=(*traced.notes, *facts.warnings),
         microbatches=microbatches,
-        per_microbatch=options.per_microbatch,
+        per_microbatch=per_microbatch,
     )
 
 

@@ -14,14 +14,16 @@ from rich.console import Console
 from rich.text import Text
 
 from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
-from autopar.cli.arguments import find_cluster, find_data, find_model, provide_devices
+from autopar.cli.arguments import check_folder, find_cluster, find_data, find_model, provide_devices
 from autopar.cli.calibrating import calibrate_command
 from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, ProfileFile, Sizes, with_planning_options
 from autopar.cli.predicting import predict_command
 from autopar.cli.progress import notes, planning, record_to, training
+from autopar.cli.simulating import simulate_command
+from autopar.cli.sweeping import sweep_command
 from autopar.cli.training import BATCHES_PER_SEED, Asked, bubbles, summary, train
 from autopar.cli.zoo import families, presets
-from autopar.errors import AutoparError, OptionError
+from autopar.errors import AutoparError
 from autopar.mesh import Cluster
 from autopar.plan import to_json
 from autopar.planner import Options
@@ -75,7 +77,7 @@ def plan_command(
     recipe = find_model(model, preset, sizes or ())
     target = find_cluster(cluster, profile)
     if save is not None:
-        _check_folder("--save", save)
+        check_folder("--save", save)
     with planning(notes(), f"planning {recipe.name} on {target.name}") as line:
         found = plan(recipe.step, *recipe.abstract(), cluster=target, options=options, donate_argnums=0, progress=line)
     if save is not None:
@@ -94,6 +96,10 @@ def show(plan_file: PlanFile, json: Json = False) -> None:
       autopar show plan.json --json
     """
     _show(load_plan(plan_file), json)
+
+
+app.command("simulate")(simulate_command)
+app.command("sweep")(sweep_command)
 
 
 @app.command("train")
@@ -149,7 +155,7 @@ def train_command(
     given = load_plan(plan_file) if plan_file is not None else None
     target = find_cluster(cluster, profile) if given is None else Cluster.from_dict(given.cluster)
     if metrics is not None:
-        _check_folder("--metrics", metrics)
+        check_folder("--metrics", metrics)
     batches = find_data(recipe, data)
     provide_devices(target)
     console, first = notes(), batches.train(seed * BATCHES_PER_SEED)
@@ -204,11 +210,6 @@ def models(
     recipe = find_model(model, None, ())
     console.print(f"{recipe.summary}\n{recipe.source}\n", markup=False)
     console.print(presets(recipe.name.partition(":")[0]))
-
-
-def _check_folder(option: str, path: Path) -> None:
-    if not path.absolute().parent.is_dir():
-        raise OptionError(f"{option} {path}: there is no folder {path.absolute().parent}; make it first.")
 
 
 def _show(found: Plan, json: bool) -> None:

@@ -96,6 +96,16 @@ def find_data(recipe: Recipe, path: Path | None) -> Data:
         raise OptionError(f"{error}.") from None
 
 
+def check_folder(option: str, path: Path) -> None:
+    """Refuse a file to write whose folder is not there, before the work begins.
+
+    Raises:
+      OptionError: there is no such folder.
+    """
+    if not path.absolute().parent.is_dir():
+        raise OptionError(f"{option} {path}: there is no folder {path.absolute().parent}; make it first.")
+
+
 _WORDS = {"true": True, "True": True, "false": False, "False": False}
 
 

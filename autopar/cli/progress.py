@@ -56,6 +56,34 @@ def training(console: Console, steps: int, unit: str) -> Iterator[Callable[[int,
 
 
 @contextlib.contextmanager
+def sweeping(
+    console: Console, what: str, points: int
+) -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+    """A bar in a terminal; yields a function for lines of planning, and ``done(row, points done, points)``.
+
+    Each row is printed as it comes. Lines of planning are shown in a terminal only, beside the bar.
+    """
+    if not console.is_terminal:
+        console.print(f"{what}, {points} points ...")
+        begin = time.perf_counter()
+
+        def show(row: str, done: int, of: int) -> None:
+            console.print(f"  {time.perf_counter() - begin:6.1f} s  {done}/{of}  {row}", markup=False)
+
+        yield lambda text: None, show
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("", total=points)
+
+        def row_done(row: str, done: int, of: int) -> None:
+            bar.console.print(f"  {row}", markup=False)
+            bar.update(task, completed=done, description="")
+
+        yield lambda text: bar.update(task, description=text), row_done
+
+
+@contextlib.contextmanager
 def record_to(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that writes rows to a file, each at once, as a line of JSON; without a file it does nothing."""
     if path is None:

@@ -1,5 +1,6 @@
 """What runs: graphs of ops, and the factor rule of each op. Plain data, no jax."""
 
+from autopar.ir.flops import op_flops, product_flops
 from autopar.ir.graph import Graph, Loop, Op, Step, Value, Where, item_bytes
 from autopar.ir.ports import PortGroup, region_ports
 from autopar.ir.remat import ATTENTION, FULL, NONE, REMATS, remat_text
@@ -24,6 +25,8 @@ __all__ = [
     "Value",
     "Where",
     "item_bytes",
+    "op_flops",
+    "product_flops",
     "region_ports",
     "remat_text",
     "verify",

@@ -66,6 +66,7 @@ class Where:
       stack: the user's call stack, innermost first; equal stacks mean "the same code, run again".
       phase: ``forward``, ``backward`` or ``update``.
       mark: what the rewriting that made this op calls it (see :mod:`autopar.lower.emit`); empty as traced.
+      again: a ``jax.checkpoint`` of the user's runs it a second time, to save memory.
     """
 
     line: str = ""
@@ -73,6 +74,7 @@ class Where:
     stack: str = ""
     phase: str = "update"
     mark: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,10 +109,10 @@ def _device_from_dict(data: Mapping[str, Any]) -> Device:
 
 
 def _link_to_dict(link: Level | Joint) -> dict[str, Any]:
-    seldom = ("measured", "torus", "sharers")  # in the data only where they say something
-    data = _finite({f.name: getattr(link, f.name) for f in fields(link) if f.name not in seldom})
-    lines, torus, sharers = (getattr(link, name, 0) for name in seldom)
-    data |= ({"torus": torus} if torus else {}) | ({"sharers": sharers} if sharers > 1 else {})
+    seldom = {"torus": 0, "sharers": 1}  # in the data only where they say something
+    data = _finite({f.name: getattr(link, f.name) for f in fields(link) if f.name not in ("measured", *seldom)})
+    data |= {name: getattr(link, name, usual) for name, usual in seldom.items() if getattr(link, name, usual) != usual}
+    lines = getattr(link, "measured", ())
     return data | ({"measured": [list(line) for line in lines]} if lines else {})
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from autopar.sharding.layout import Layout, Move
 
-FORMAT = 5
+FORMAT = 6
 """Version of the plan file; readers accept this and older ones."""
 
 
@@ -232,6 +232,9 @@ class PlanFacts:
       idle_s: seconds per step for which the average device waits for other stages (the *bubble*).
       pipeline_bound_s: no cut into stages is faster, as far as the costs of units and submeshes tell; 0 without stages.
       other_pipelines: other cuts that were considered, best first.
+      flops: FLOPs of the step's matrix products and convolutions on all devices together, by the dtype of what is
+        multiplied, each counted once however often it is computed (:func:`autopar.ir.product_flops`).
+      again_flops: FLOPs of those that run once more to save memory: by the user's ``jax.checkpoint``, or as planned.
     """
 
     name: str
@@ -263,6 +266,8 @@ class PlanFacts:
     idle_s: float = 0.0
     pipeline_bound_s: float = 0.0
     other_pipelines: tuple[PipelineRunnerUp, ...] = field(default=(), repr=False)
+    flops: Mapping[str, float] = field(default_factory=dict, repr=False)
+    again_flops: float = 0.0
 
     @property
     def gap(self) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autopar.errors import ClusterError, PlanError
+from autopar.files import write_text
 from autopar.ir import FULL
 from autopar.plan.check import check
 from autopar.plan.facts import (
@@ -52,6 +52,7 @@ def _encode(plan: PlanFacts) -> dict[str, Any]:
     data["certificate"] = dataclasses.asdict(plan.certificate)
     data["runners_up"] = [dataclasses.asdict(r) for r in plan.runners_up]
     data["phase_s"] = dict(plan.phase_s)
+    data["flops"] = dict(plan.flops)
     data["other_pipelines"] = [dataclasses.asdict(r) for r in plan.other_pipelines]
     data["stages"] = [
         {f.name: getattr(stage, f.name) for f in dataclasses.fields(StageFacts)}
@@ -104,21 +105,7 @@ def save(plan: PlanFacts, path: str | os.PathLike[str]) -> None:
     Raises:
       PlanError: the file cannot be written.
     """
-    target = Path(path)
-    text = to_json(plan)
-    name = ""
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(name, target)
-    except OSError as error:
-        if name and os.path.exists(name):
-            os.unlink(name)
-        why = f"there is no folder {os.fspath(target.parent)!r}" if not target.parent.is_dir() else error.strerror
-        raise PlanError(
-            f"cannot save the plan as {os.fspath(path)!r}: {why}. Name a file that can be written."
-        ) from error
+    write_text(path, to_json(plan), PlanError, "the plan")
 
 
 def load(path: str | os.PathLike[str]) -> PlanFacts:
@@ -151,7 +138,7 @@ def _decode(data: Mapping[str, Any]) -> PlanFacts:
     """Facts from JSON; a field that cannot be read is a ValueError that names it."""
     values = {}
     for f in dataclasses.fields(PlanFacts):
-        if f.name not in data and f.name in _SINCE_2:
+        if f.name not in data and f.name in _LATER:
             continue
         if f.name not in data:
             raise ValueError(f"the field {f.name!r} is missing")
@@ -200,10 +187,11 @@ def _read_stage(found: Mapping[str, Any]) -> StageFacts:
     return StageFacts(**values)
 
 
-# Fields that files of format 1 do not have: one program, one micro-batch.
-_SINCE_2 = frozenset({
+# Fields that older files do not have: those of format 1 are of one program and one micro-batch, and up to format 5
+# nothing says how much arithmetic a step is.
+_LATER = frozenset({
     "chunks", "microbatches", "per_microbatch", "phase_s", "schedule", "stages", "idle_s", "pipeline_bound_s",
-    "other_pipelines",
+    "other_pipelines", "flops", "again_flops",
 })  # fmt: skip
 
 # How each field is read from JSON; the others are read as they are. `check` sees to the types.

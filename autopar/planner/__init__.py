@@ -3,6 +3,6 @@
 from autopar.planner.options import BACKENDS, STRATEGIES, Options
 from autopar.planner.search import plan_step
 from autopar.planner.shortage import ShortageError
-from autopar.planner.stages import plan_stages
+from autopar.planner.stages import Shared, plan_stages
 
-__all__ = ["BACKENDS", "STRATEGIES", "Options", "ShortageError", "plan_stages", "plan_step"]
+__all__ = ["BACKENDS", "STRATEGIES", "Options", "Shared", "ShortageError", "plan_stages", "plan_step"]

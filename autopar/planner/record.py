@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from autopar.cost import collective_s
 from autopar.errors import InternalError
+from autopar.ir import product_flops
 from autopar.mesh import Cluster, Device, LogicalMesh
 from autopar.plan import Argument, Certificate, CollectiveRecord, MeshAxis, PlanFacts
 from autopar.planner.atoms import Atom, Atoms, is_late
@@ -273,6 +274,8 @@ def write_plan(
         certificate=certificate,
         warnings=tuple(warnings),
         phase_s=dict(priced.phase_s),
+        flops=product_flops(graph),
+        again_flops=sum(product_flops(graph, again=True).values()),
     )
 
 

@@ -91,15 +91,16 @@ class AnyPrice:
       step: the traced step.
       cluster: the machine.
       options: what to search on ``options.mesh``, and how long.
+      prepared: of this step and these options, if it is known from another cluster or mesh.
 
     Raises:
       InfeasibleError: the hints contradict each other.
     """
 
-    def __init__(self, step: Step, cluster: Cluster, options: Options) -> None:
+    def __init__(self, step: Step, cluster: Cluster, options: Options, prepared: Prepared | None = None) -> None:
         (self._mesh,) = candidate_meshes(cluster, options)
         self._cluster, self._options = cluster, options
-        self._program = MeshProgram(prepare(step, options), cluster, self._mesh, options, {})
+        self._program = MeshProgram(prepared or prepare(step, options), cluster, self._mesh, options, {})
 
     def plan(self, price: float) -> PricedPlan:
         """The best plan where memory costs ``price``, seconds per GiB.

@@ -2,7 +2,17 @@
 
 from autopar.report.audit import audit_text, print_audit
 from autopar.report.page import plan_page
+from autopar.report.simulation import print_simulation, simulation_text
 from autopar.report.text import plan_text, print_plan
 from autopar.report.words import sentence
 
-__all__ = ["audit_text", "plan_page", "plan_text", "print_audit", "print_plan", "sentence"]
+__all__ = [
+    "audit_text",
+    "plan_page",
+    "plan_text",
+    "print_audit",
+    "print_plan",
+    "print_simulation",
+    "sentence",
+    "simulation_text",
+]

@@ -3,7 +3,7 @@
 A worker runs one task at a time, in the order of its list, each as soon as the worker is free and what the task needs
 has arrived. What leaves a stage arrives at the next ``transfer_s`` after its task has ended. Transfers run beside
 compute and beside each other at full speed: links are taken to be idle otherwise, and nobody waits to send. A pipeline
-whose stages share one saturated link is slower than this says.
+whose stages share one saturated link is slower than this says; :mod:`autopar.simulate.events` says how much.
 """
 
 from __future__ import annotations
@@ -25,6 +25,23 @@ class Event(NamedTuple):
     end_s: float
 
 
+class Message(NamedTuple):
+    """What a task hands to another stage.
+
+    Attributes:
+      task: that made it.
+      target: the stage that reads it.
+      ready_s: when it could leave.
+      start_s, end_s: when it is on its way.
+    """
+
+    task: Task
+    target: int
+    ready_s: float
+    start_s: float
+    end_s: float
+
+
 @dataclass(frozen=True)
 class Timeline:
     """A schedule in time.
@@ -33,11 +50,13 @@ class Timeline:
       events: every task, by start; the tasks of one worker in the order of its list.
       step_s: when the last task ends.
       busy_s: per worker, the seconds that it computes.
+      messages: between stages, in the order in which they set out; none where the simulation does not tell.
     """
 
     events: tuple[Event, ...]
     step_s: float
     busy_s: tuple[float, ...]
+    messages: tuple[Message, ...] = ()
 
     @property
     def bubble(self) -> float:
@@ -82,7 +101,7 @@ def simulate_schedule(
     events = []
     for worker, task in executed(schedule):
         program, m = (task.kind, task.stage), task.microbatch
-        seconds, start = _seconds(task_s(task), task), free[worker]
+        seconds, start = finite(task_s(task), task), free[worker]
         ahead = min(ahead_s(task), seconds)
         for needed, delay in arrivals[program]:
             start = max(start, ends[needed][m] + delay - ahead)
@@ -100,11 +119,16 @@ def _arrivals(program: Work, stages: int, transfer_s: Callable[[int, int], float
     for needed in needs(kind, stage, stages):
         source = needed[1]
         way = f"a transfer from stage {source} to stage {stage}"
-        found.append((needed, 0 if source == stage else _seconds(transfer_s(source, stage), way)))
+        found.append((needed, 0 if source == stage else finite(transfer_s(source, stage), way)))
     return found
 
 
-def _seconds(value: float, what: object) -> float:
+def finite(value: float, what: object) -> float:
+    """A time, if it can be one.
+
+    Raises:
+      ValueError: it is negative or not finite.
+    """
     if not 0 <= value < math.inf:
         raise ValueError(f"{what} takes {value} s; a time must be finite and not negative")
     return value

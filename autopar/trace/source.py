@@ -37,7 +37,8 @@ _BODY_CALLERS = tuple(
         ("lax", "control_flow", "loops.py"), ("lax", "control_flow", "conditionals.py"),
     )
 )  # fmt: skip
-_WRAPPERS = frozenset({"checkpoint", "rematted_computation", "remat"})
+_AGAIN = "rematted_computation"  # what a checkpoint runs again in the backward pass
+_WRAPPERS = frozenset({"checkpoint", _AGAIN, "remat"})
 
 
 class Frame(enum.Enum):
@@ -110,7 +111,7 @@ class Sources:
         self._known = known or {}
         self._kinds: dict[int, Frame] = {}
         self._stacks: dict[tuple[int, Cut], tuple[str, str]] = {}
-        self._scopes: dict[Any, tuple[str, str]] = {}
+        self._scopes: dict[Any, tuple[str, str, bool]] = {}
         self._places: dict[tuple[int, int], str] = {}
         self._digests: dict[tuple[str, ...], str] = {}
         self._alive: list[Any] = []  # ids above are only good while the objects live
@@ -123,13 +124,14 @@ class Sources:
         if self._known and (marked := self._marked(source_info.name_stack)) is not None:
             return marked
         line, stack = self._stack(source_info.traceback, origin.cut)
-        scope, phase = self._scope(source_info.name_stack)
+        scope, phase, again = self._scope(source_info.name_stack)
         return Where(
             line=line or outer.line,
             scope=_join(outer.scope, scope),
             stack=f"{stack}>{outer.stack}" if stack and outer.stack else stack or outer.stack,
             # The outermost differentiation decides: a gradient inside a loss is part of its forward pass.
             phase=outer.phase or phase,
+            again=outer.again or again,
         )
 
     def _marked(self, name_stack: Any) -> Where | None:
@@ -146,7 +148,7 @@ class Sources:
         own = file and frame_kind(file) in (Frame.HIDDEN, Frame.CALL)
         return Origin(where, Cut.NOTHING if own else Cut.CALL)
 
-    def _scope(self, name_stack: Any) -> tuple[str, str]:
+    def _scope(self, name_stack: Any) -> tuple[str, str, bool]:
         found = self._scopes.get(name_stack)
         if found is None:
             names: list[str] = []
@@ -159,7 +161,8 @@ class Sources:
                     names.append(element.name)
             if len(starts) > 1 and names[starts[0] : starts[1]] == names[starts[1] : 2 * starts[1] - starts[0]]:
                 del names[starts[0] : starts[1]]  # a transposed checkpoint is named twice
-            found = self._scopes[name_stack] = ("/".join(names), phase)
+            again = any(element.name == _AGAIN for element in name_stack.stack)
+            found = self._scopes[name_stack] = ("/".join(names), phase, again)
         return found
 
     def _stack(self, traceback: Any, cut: Cut) -> tuple[str, str]:

@@ -141,6 +141,18 @@ def test_a_file_of_format_2_is_read(written):
             written(json.dumps(data))
 
 
+def test_a_file_of_format_5_is_read(written):
+    """It does not say how much arithmetic the step is."""
+    data = json.loads(to_json(pipeline(flops={"bfloat16": 1e12}, again_flops=1e9)))
+    assert written(json.dumps(data)).flops == {"bfloat16": 1e12}
+    for at in (data, *(stage["plan"] for stage in data["stages"])):
+        del at["flops"], at["again_flops"]
+    old = written(json.dumps({**data, "format": 5}))
+    assert old.flops == {} and old.again_flops == 0
+    with refused(autopar.PlanError, "damaged", "flops"):
+        written(json.dumps({**data, "flops": {"bfloat16": "many"}}))
+
+
 def test_a_plan_for_another_cluster(saved):
     with refused(autopar.PlanError, r"plan\.json was made for cluster 'cpu:8', not for 'cpu:4'", "Plan again"):
         autopar.load_plan(saved, cluster="cpu:4")

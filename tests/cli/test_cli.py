@@ -37,7 +37,7 @@ def one_message(text):
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("command", [(), ("plan",), ("show",), ("train",), ("models",)])
+@pytest.mark.parametrize("command", [(), ("plan",), ("show",), ("simulate",), ("sweep",), ("train",), ("models",)])
 def test_help_shows_examples(capsys, command):
     status, out, _ = run(capsys, *command, "--help")
     assert status == 0

@@ -24,6 +24,18 @@ def test_getting_started(tmp_path, monkeypatch, capsys):
     assert next(a.layout for a in found.arguments if a.name.endswith("['params']['w1']")) == (-1, 1)
 
 
+@pytest.mark.parametrize("page", ["simulation.md", "sweeps.md"])
+def test_simulation_and_sweeps(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = BLOCK.findall((DOCS / page).read_text())
+    names = {}
+    exec(compile(block, page, "exec"), names)
+    if page == "simulation.md":
+        assert (tmp_path / "trace.json").exists() and names["line"].units == 512
+    else:
+        assert (tmp_path / "sweep.csv").exists() and capsys.readouterr().out.startswith("h100:1 ")
+
+
 def test_models():
     (block,) = BLOCK.findall((DOCS / "models.md").read_text())
     names = {}

@@ -4,11 +4,13 @@ from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost, part
 from autopar.planner.stages.partition import Finalists, even_partition, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.search import plan_stages
+from autopar.planner.stages.sharing import Shared
 
 __all__ = [
     "CostOf",
     "Finalists",
     "Partition",
+    "Shared",
     "Span",
     "StageCost",
     "StagedProblem",

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopar.ir import Op, Step, item_bytes
+from autopar.ir import Op, Step, item_bytes, op_flops
 from autopar.partition import StageSection
 from autopar.plan import CollectiveRecord, PlanFacts
 from autopar.planner.record import Site, collective_records
@@ -63,6 +63,7 @@ class Programs:
       handed_bytes: the part of it that the backward pass made: gradients.
       backward_s, weight_s: seconds of what runs again in the backward and in the weight program, per micro-batch.
       again: the collectives that run again, per step; their seconds are in the two above.
+      again_flops: FLOPs of the matrix products and convolutions that run again, per micro-batch.
     """
 
     kept_bytes: int
@@ -71,6 +72,7 @@ class Programs:
     backward_s: float
     weight_s: float
     again: tuple[CollectiveRecord, ...]
+    again_flops: float
 
 
 def programs_of(stage: PlannedStage, dropped: frozenset[int], *, split_backward: bool) -> Programs:
@@ -96,6 +98,7 @@ def programs_of(stage: PlannedStage, dropped: frozenset[int], *, split_backward:
         seconds[BACKWARD] / stage.microbatches,
         seconds[WEIGHT] / stage.microbatches,
         collective_records([*talk[BACKWARD], *talk[WEIGHT]]),
+        sum(_flops_again(stage, parts, k) for k in talk),
     )
 
 
@@ -114,6 +117,12 @@ def _work_again_s(stage: PlannedStage, parts: Segments, k: int) -> float:
     """Seconds of compute per step of what a program runs again."""
     ids = parts.again.get(k, frozenset())
     return sum(total(op, stage.work_s) for op in stage.loop.regions[0].ops if op.id in ids)
+
+
+def _flops_again(stage: PlannedStage, parts: Segments, k: int) -> float:
+    """FLOPs of the products that a program runs again."""
+    ids, values = parts.again.get(k, frozenset()), stage.step.graph.values
+    return sum(op_flops(op, values) for op in stage.loop.regions[0].ops if op.id in ids)
 
 
 def _talk_again(stage: PlannedStage, parts: Segments, k: int) -> list[Site]:

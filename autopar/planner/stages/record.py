@@ -7,14 +7,14 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autopar.ir import NONE
+from autopar.ir import NONE, product_flops
 from autopar.mesh import Cluster, Submesh
 from autopar.plan import Certificate, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import Span
 from autopar.planner.stages.estimate import Estimate
 from autopar.planner.stages.problem import StagedProblem
-from autopar.schedule import Schedule, flights, in_flight
+from autopar.schedule import Kind, Schedule, flights, in_flight
 from autopar.simulate import Timeline
 
 _RUNNERS_UP = 6
@@ -145,7 +145,16 @@ def write_stages(
         idle_s=max(best.step_s - compute - talk, 0.0),
         pipeline_bound_s=bound_s,
         other_pipelines=tuple(_runners_up(best, others))[:_RUNNERS_UP],
+        flops=product_flops(step.graph),
+        again_flops=sum(p.again_flops for p in plans) + _again_flops(best) * problem.microbatches,
     )
+
+
+def _again_flops(best: Candidate) -> float:
+    """FLOPs that the plan computes again, for one micro-batch."""
+    splits = Kind.WEIGHT in best.schedule.kinds
+    kept = [(e.keeping, e.remat) for e in best.estimates]
+    return sum(k.programs(remat, split_backward=splits).again_flops for k, remat in kept if k is not None)
 
 
 def _runners_up(best: Candidate, others: Sequence[Candidate]) -> list[PipelineRunnerUp]:

@@ -33,6 +33,7 @@ from autopar.planner.stages.partition import Finalists, even_partition, even_sha
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.record import Candidate, write_stages
 from autopar.planner.stages.refine import refined
+from autopar.planner.stages.sharing import Shared
 from autopar.planner.stages.survey import Survey
 from autopar.schedule import Kind, Schedule, Task, flights, make_schedule
 from autopar.simulate import simulate_schedule
@@ -48,7 +49,11 @@ _MOVED = 2  # and so many of those whose cuts were moved by what that found: mos
 
 
 def plan_stages(
-    problem: StagedProblem, cluster: Cluster, options: Options, progress: Progress = lambda _: None
+    problem: StagedProblem,
+    cluster: Cluster,
+    options: Options,
+    progress: Progress = lambda _: None,
+    shared: Shared | None = None,
 ) -> PlanFacts:
     """The best plan of several stages.
 
@@ -57,13 +62,18 @@ def plan_stages(
       cluster: the machine.
       options: ``stages`` or ``max_stages``, ``schedule``, and how to plan each stage.
       progress: called with a line of text as the search goes on.
+      shared: what other searches with the same problem and options have planned, and will.
 
     Raises:
       OptionError: there are fewer units or devices than stages asked for.
       InfeasibleError: no cut fits into memory.
     """
-    with collector_paused():
-        return _Search(problem, cluster, options, progress).run()
+    try:
+        with collector_paused():
+            return _Search(problem, cluster, options, progress, shared).run()
+    finally:
+        if shared is not None:
+            shared.forget()
 
 
 @dataclass
@@ -72,6 +82,7 @@ class _Search:
     cluster: Cluster
     options: Options
     progress: Progress
+    shared: Shared | None
     shapes: tuple[Submesh, ...] = field(init=False)
     survey: Survey = field(init=False)
 
@@ -88,7 +99,7 @@ class _Search:
         if self.options.mesh is not None:
             self.shapes = self._of_size(math.prod(self.options.mesh))
         self.progress(f"{len(self.units)} units, up to {most} stages, {self.microbatches} micro-batches")
-        self.survey = Survey(self.problem, self.cluster, self.options, self.shapes)
+        self.survey = Survey(self.problem, self.cluster, self.options, self.shapes, self.shared)
         partitions, bound_s = self._partitions(most)
         asked = f"{self.survey.solved} integer programs solved for {self.survey.asked} plans of units asked"
         self.progress(f"{asked}, {len(partitions)} cuts")

@@ -11,6 +11,7 @@ from autopar.errors import InfeasibleError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, Submesh
 from autopar.partition import StageSection
+from autopar.planner.one_mesh import Prepared
 from autopar.planner.options import Options
 from autopar.planner.search import AnyPrice, PricedPlan
 from autopar.planner.stages.estimate import Estimate, estimate
@@ -29,6 +30,7 @@ class Section:
       units: the first of its units, and one past the last.
       cluster: the submesh.
       options: how to plan it.
+      prepared: the stage as programs of it begin, if it is known from another submesh.
     """
 
     def __init__(
@@ -38,10 +40,13 @@ class Section:
         units: tuple[int, int],
         cluster: Cluster,
         options: Options,
+        prepared: Prepared | None = None,
     ) -> None:
         self._problem, self._units, self._cluster, self._options = problem, units, cluster, options
         self._step, self._info = stage
+        self._prepared = prepared
         self._programs: dict[tuple[int, ...], AnyPrice] = {}
+        self._found: dict[tuple[tuple[int, ...], float], Estimate | None] = {}
 
     def cheapest(self, meshes: Sequence[tuple[int, ...]], prices: Sequence[float]) -> list[Estimate | None]:
         """For each price of memory, the plan that costs least in time and memory; None if there is none.
@@ -50,22 +55,31 @@ class Section:
           meshes: logical shapes of the submesh to try.
           prices: seconds per GiB.
         """
-        found: list[list[Estimate]] = [[] for _ in prices]
         for mesh in meshes:
+            missing = [price for price in prices if (mesh, price) not in self._found]
+            self._found |= dict.fromkeys([(mesh, price) for price in missing])
             with contextlib.suppress(InfeasibleError, SolverError):
-                program = self._program(mesh)
-                for at, plan in enumerate([program.plan(price) for price in prices]):
-                    found[at].append(self._estimate(plan))
+                plans = [self._program(mesh).plan(price) for price in missing]
+                self._found |= {(mesh, price): self._estimate(p) for price, p in zip(missing, plans, strict=True)}
 
         def cost(e: Estimate, price: float) -> float:
             return e.plan.step_s + price * e.held_bytes / 2**30
 
-        return [min(of, key=lambda e: cost(e, price), default=None) for of, price in zip(found, prices, strict=True)]
+        def best(price: float) -> Estimate | None:
+            found = (self._found[mesh, price] for mesh in meshes)
+            return min((e for e in found if e is not None), key=lambda e: cost(e, price), default=None)
+
+        return [best(price) for price in prices]
+
+    def forget(self) -> None:
+        """Let the programs go, which are large; the plans that were found with them stay."""
+        self._programs.clear()
 
     def _program(self, mesh: tuple[int, ...]) -> AnyPrice:
         """Raises what :class:`AnyPrice` does."""
         if mesh not in self._programs:
-            self._programs[mesh] = AnyPrice(self._step, self._cluster, dataclasses.replace(self._options, mesh=mesh))
+            options = dataclasses.replace(self._options, mesh=mesh)
+            self._programs[mesh] = AnyPrice(self._step, self._cluster, options, self._prepared)
         return self._programs[mesh]
 
     def _estimate(self, plan: PricedPlan) -> Estimate:

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from autopar.ir import Step
 from autopar.mesh import Cluster, Submesh
-from autopar.partition import StageSection
+from autopar.planner.one_mesh import prepare
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.section import Section, likely_meshes
+from autopar.planner.stages.sharing import Alone, Shared, rounded
 from autopar.planner.stages.sums import Sums
 from autopar.schedule import Flight
 
@@ -54,6 +54,7 @@ class Survey:
       cluster: the machine.
       options: how to plan each stage.
       shapes: of the submeshes that a stage may have.
+      shared: what other searches with the same problem and options have planned, and will.
 
     Attributes:
       memory_bytes: per shape, what one stage may take of a device.
@@ -61,11 +62,19 @@ class Survey:
       solved: how many integer programs that took.
     """
 
-    def __init__(self, problem: StagedProblem, cluster: Cluster, options: Options, shapes: Sequence[Submesh]) -> None:
+    def __init__(
+        self,
+        problem: StagedProblem,
+        cluster: Cluster,
+        options: Options,
+        shapes: Sequence[Submesh],
+        shared: Shared | None = None,
+    ) -> None:
         self.problem = problem
         self.cluster = cluster
         self.options = options
         self.shapes = shapes
+        self._shared = shared
         budgets = (options.memory_bytes or cluster.island(shape).device.memory_bytes for shape in shapes)
         self.memory_bytes = tuple(budget / options.stages_per_worker for budget in budgets)
         # Where what was computed again waits for weight programs, it is there all together.
@@ -73,7 +82,7 @@ class Survey:
         self._spares = tuple(not waits and not cluster.island(shape).device.reordered for shape in shapes)
         self.asked = self.solved = 0
         self._lock, self._counting = threading.Lock(), threading.Lock()
-        self._alone: dict[int, tuple[Step, StageSection]] = {}
+        self._alone: dict[int, Alone] = {} if shared is None else shared.alone
         self._units: dict[tuple[str, int, int], Estimate | None] = {}  # kind, shape, thrift
         self._tables: dict[tuple[int, int], Sums] = {}
         self._stages: dict[tuple[str, int, int], Estimate | None] = {}  # digest, shape, thrift
@@ -131,16 +140,24 @@ class Survey:
             self.options, mip_gap=_UNIT_GAP, time_limit_s=_UNIT_TIME_S, tie_above=0, group_above=0
         )
         units, cluster = (index, index + 1), self.cluster.part(self.shapes[shape])
-        section = Section(self.problem, self._unit_alone(index), units, cluster, options)
+
+        def make() -> Section:
+            step, info, prepared = self._unit_alone(index, options)
+            return Section(self.problem, (step, info), units, cluster, options, prepared)
+
+        section = (
+            make() if self._shared is None else self._shared.section((self._kinds[index], cluster.fingerprint), make)
+        )
         return self._cheapest(section, self.shapes[shape], likely_meshes(self.shapes[shape]), thrifts)
 
-    def _unit_alone(self, index: int) -> tuple[Step, StageSection]:
+    def _unit_alone(self, index: int, options: Options) -> Alone:
         """A unit as a stage of its own, between one before and one after."""
         with self._lock:
             if index not in self._alone:
                 begins = [u.begin for u in self.problem.units]
                 cut = tuple(sorted({0, begins[index], *begins[index + 1 : index + 2]}))
-                self._alone[index] = self.problem.stage(cut, cut.index(begins[index]))
+                step, info = self.problem.stage(cut, cut.index(begins[index]))
+                self._alone[index] = step, info, prepare(step, options)
             return self._alone[index]
 
     def _every(self, shape: int, thrift: int) -> list[Estimate]:
@@ -172,7 +189,8 @@ class Survey:
             meshes = (self.options.mesh,)
         with self._counting:
             self.solved += len(meshes) * len(thrifts)
-        return section.cheapest(meshes, [_THRIFT[k] * self._worth[shape.island] for k in thrifts])
+        prices = [_THRIFT[k] * self._worth[shape.island] for k in thrifts]
+        return section.cheapest(meshes, prices if self._shared is None else [rounded(p) for p in prices])
 
     # units together
 
