@@ -116,6 +116,8 @@ class Builder:
             return args
         if len(args) == 1 and len(eqn.outvars) == 1 and self._changes_nothing(name, params, args[0], eqn):
             return args
+        if (same := self._neutral(name, args)) is not None:
+            return [same]
         if name == "random_bits" and rng.expandable(self.avals[args[0]].dtype):
             keys = self.avals[args[0]]
             bits = rng.bits_jaxpr(keys.shape, keys.dtype, params["bit_width"], tuple(params["shape"]))
@@ -148,6 +150,14 @@ class Builder:
         return name in ("convert_element_type", "reshape", "squeeze", "slice") or (
             name == "reduce_sum" and not params["axes"]
         )
+
+    def _neutral(self, name: str, args: Sequence[int]) -> int | None:
+        """The scalar to which an op adds nothing, or which it multiplies by one, as XLA sees it."""
+        commutes, neutral = primitives.NEUTRAL.get(name, (False, None))
+        for kept, other in ((0, 1), (1, 0))[: 1 + commutes] if neutral is not None else ():
+            if other < len(args) and self.literals.get(args[other]) == neutral and args[kept] not in self.literals:
+                return args[kept]
+        return None
 
     def _emit(
         self,

@@ -28,6 +28,9 @@ INLINED: Mapping[str, str] = {
     "remat": "jaxpr",
     "remat2": "jaxpr",
 }
+NEUTRAL: dict[str, tuple[bool, int]] = {"add": (True, 0), "sub": (False, 0), "mul": (True, 1), "div": (False, 1)}
+"""Whether the operands commute, and the scalar that changes nothing: a zero loss that is added, a scale of one."""
+
 LOOPS = frozenset({"cond", "scan", "while"})
 REMAT = frozenset({"checkpoint", "remat", "remat2"})
 

@@ -31,6 +31,12 @@ def test_identities_disappear():
     assert _names(step, X) == ["mul"]
 
 
+def test_what_adds_nothing_disappears():
+    """As XLA does it: else a sum over devices would be planned for a loss and for the same loss and nothing."""
+    assert _names(lambda x: (0.0 + x * 1.0 - 0.0) / 1.0 + jnp.zeros(()), X) == []
+    assert _names(lambda x: (0.0 - x, 1.0 / x, x + 1.0, x * 0.0), X) == ["sub", "div", "add", "mul"]
+
+
 def test_raw_keys_are_not_wrapped_and_unwrapped():
     names = _names(lambda k: jax.random.bits(k, (4, 6), jnp.uint32), jax.random.PRNGKey(0))
     assert not {"random_wrap", "random_unwrap", "random_bits"} & set(names)
