@@ -82,7 +82,7 @@ def plan_command(
         found = plan(recipe.step, *recipe.abstract(), cluster=target, options=options, donate_argnums=0, progress=line)
     if save is not None:
         found.save(save)
-        notes().print(f"wrote {save}", markup=False)
+        notes().print(f"wrote {save}", markup=False, soft_wrap=True)
     _show(found, json)
 
 

@@ -79,7 +79,7 @@ def simulate_command(
     bill = simulation.bill(budget, price) if budget is not None else None
     if trace is not None:
         simulation.to_perfetto(trace)
-        notes().print(f"wrote {trace}", markup=False)
+        notes().print(f"wrote {trace}", markup=False, soft_wrap=True)
     print_simulation(simulation, bill, Console(highlight=False))
 
 
