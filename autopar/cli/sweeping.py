@@ -122,7 +122,7 @@ def sweep_command(
     print_page(sweep_page(found), Console(highlight=False))
     if out is not None:
         names = "sweep.csv, sweep.json" + (", sweep.png" if found.best() else "")
-        console.print(f"wrote {names} in {out}", markup=False)
+        console.print(f"wrote {names} in {out}", markup=False, soft_wrap=True)
 
 
 def _case(recipe: Recipe, run: int) -> Case:
