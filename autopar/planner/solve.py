@@ -60,6 +60,14 @@ class Outcome:
     solve_s: float
 
 
+class _SilentHighs(highspy.Highs):
+    """HiGHS 1.16 greets on standard output as soon as its constructor enables callbacks; that is where results go."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802 (the name is HiGHS')
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()
+
+
 class HighsProgram:
     """A PuLP problem handed to HiGHS once. Rows that PuLP gains later are added; the basis is kept."""
 
@@ -95,8 +103,7 @@ class HighsProgram:
         self._rows = len(rows)
         self._integers = np.flatnonzero([v.cat == pulp.LpInteger for v in self._variables]).astype(np.int32)
         self._solution = self._duals = np.zeros(0)
-        self._highs = highspy.Highs()
-        self._highs.setOptionValue("output_flag", False)
+        self._highs = _SilentHighs()
         self._highs.setOptionValue("threads", 1)
         self._highs.passModel(lp)
 
