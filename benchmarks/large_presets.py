@@ -100,6 +100,7 @@ CASES = (
     Case("gshard:150b", "tpu-v3:512", "150B", _one(), why=_WIDTHS),
     Case("gshard:600b", "tpu-v3:2048", "600B", _one(), why=_WIDTHS),
     Case("glam:1.2t", "tpu-v4:1024", "1.2T", _one(mesh=(16, 64))),
+    Case("glam:1.2t", "tpu-v4:2048", "1.2T", _one(mesh=(32, 64))),
     Case("gspmd-dense-scan:1t", "tpu-v3:2048", "1099.5B", _one()),
     Case("gspmd-dense-scan:128b", "tpu-v3:128", "137.4B", _one(), {"batch_size": 16}),
     Case("palm-scan:540b", "tpu-v4:4096", "540.35B", _one()),

@@ -48,6 +48,7 @@ class Builder:
         self.constants: dict[int, Any] = {}
         self.equations: dict[int, Equation] = {}
         self.notes: dict[str, None] = {}  # ordered, without repetition
+        self._known_zeros: set[int] = set()
         self._literal_ids: dict[Any, int] = {}
         self._constant_ids: dict[int, int] = {}
         self._raw_keys: dict[int, int] = {}
@@ -118,6 +119,8 @@ class Builder:
             return args
         if (same := self._neutral(name, args)) is not None:
             return [same]
+        if name in primitives.KEEP_ZEROS and all(map(self._is_zero, args)):
+            return self._zeros(eqn, args, scope, where)
         if name == "random_bits" and rng.expandable(self.avals[args[0]].dtype):
             keys = self.avals[args[0]]
             bits = rng.bits_jaxpr(keys.shape, keys.dtype, params["bit_width"], tuple(params["shape"]))
@@ -152,12 +155,27 @@ class Builder:
         )
 
     def _neutral(self, name: str, args: Sequence[int]) -> int | None:
-        """The scalar to which an op adds nothing, or which it multiplies by one, as XLA sees it."""
+        """The operand to which an op adds nothing, or which it multiplies by one, as XLA sees it."""
         commutes, neutral = primitives.NEUTRAL.get(name, (False, None))
         for kept, other in ((0, 1), (1, 0))[: 1 + commutes] if neutral is not None else ():
-            if other < len(args) and self.literals.get(args[other]) == neutral and args[kept] not in self.literals:
+            alike = self.values[args[other]].shape in ((), self.values[args[kept]].shape)
+            scalar = self.literals.get(args[other], 0 if self._is_zero(args[other]) else None)
+            if alike and scalar == neutral:
                 return args[kept]
         return None
+
+    def _is_zero(self, v: int) -> bool:
+        """Whether a value is known to be zero everywhere, as gradients of what was stopped are."""
+        return v in self._known_zeros or (v in self.literals and self.literals[v] == 0)
+
+    def _zeros(self, eqn: JaxprEqn, args: Sequence[int], scope: Scope, where: Where) -> Sequence[int]:
+        """The result of an op that makes zeros of zeros."""
+        out: Any = eqn.outvars[0].aval
+        if out.shape == ():
+            return [self._literal(0, out)]
+        results = self._emit(eqn.primitive, eqn.params, args, [out], scope, where)
+        self._known_zeros.update(results)
+        return results
 
     def _emit(
         self,

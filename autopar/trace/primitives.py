@@ -28,8 +28,18 @@ INLINED: Mapping[str, str] = {
     "remat": "jaxpr",
     "remat2": "jaxpr",
 }
-NEUTRAL: dict[str, tuple[bool, int]] = {"add": (True, 0), "sub": (False, 0), "mul": (True, 1), "div": (False, 1)}
+NEUTRAL: dict[str, tuple[bool, int]] = {
+    "add": (True, 0),
+    "add_any": (True, 0),
+    "sub": (False, 0),
+    "mul": (True, 1),
+    "div": (False, 1),
+}
 """Whether the operands commute, and the scalar that changes nothing: a zero loss that is added, a scale of one."""
+KEEP_ZEROS = frozenset(
+    {"broadcast_in_dim", "convert_element_type", "neg", "reduce_sum", "reshape", "square", "squeeze", "transpose"}
+)
+"""Of zeros they make zeros."""
 
 LOOPS = frozenset({"cond", "scan", "while"})
 REMAT = frozenset({"checkpoint", "remat", "remat2"})

@@ -37,6 +37,22 @@ def test_what_adds_nothing_disappears():
     assert _names(lambda x: (0.0 - x, 1.0 / x, x + 1.0, x * 0.0), X) == ["sub", "div", "add", "mul"]
 
 
+def test_zeros_are_followed():
+    """Gradients of what was stopped add nothing to a norm, and leave their parameters as they are."""
+
+    def step(params, x):
+        def loss(params):
+            return jnp.sum((x @ params["w"] + jax.lax.stop_gradient(params["b"])) ** 2)
+
+        grads = jax.grad(loss)(params)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
+        return jax.tree.map(lambda p, g: p + g, params, grads), norm
+
+    graph = trace(step, ({"w": jnp.ones((4, 4)), "b": jnp.ones(4)}, X)).step.graph
+    assert [op.primitive for op in graph.ops].count("reduce_sum") == 1
+    assert graph.inputs[0] == graph.outputs[0]  # b comes back as it is
+
+
 def test_raw_keys_are_not_wrapped_and_unwrapped():
     names = _names(lambda k: jax.random.bits(k, (4, 6), jnp.uint32), jax.random.PRNGKey(0))
     assert not {"random_wrap", "random_unwrap", "random_bits"} & set(names)
