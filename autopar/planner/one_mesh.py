@@ -142,7 +142,7 @@ class MeshProgram:
           budget: bytes of one device. Only the last solution may have a limit: its rows stay.
           time_limit_s: wall time for the solver.
           worth_s: give up once it is proven that no plan takes less than this, seconds per step.
-          again: it will be solved again, at other prices: by the simplex method, which then begins where it ended.
+          again: it will be solved again, at other prices.
 
         Raises:
           NoRoomError: nothing that fits into memory was found.
@@ -317,7 +317,7 @@ class _Search:
             outcome = self._timed(solve_cbc(problem, self.left_s, options.mip_gap, self.budget.rents))
             return self._accept(outcome), outcome.status, outcome.bound
         program = self.program
-        if program.approachable and not self.again:
+        if program.approachable(again=self.again):
             near, status, bound = self._approached()
             if near is not None:
                 return near, status, bound
@@ -347,7 +347,7 @@ class _Search:
     def _approached(self) -> tuple[Priced | None, str, float]:
         """What a first-order method leads to, if it is within the gap asked for or shows that nothing is worth it."""
         program = self.program
-        near = self._timed(program.approach(self.left_s))
+        near = self._timed(program.approach(self.left_s, self.options.mip_gap))
         best = self.price(near) if near.values else None
         self.duals = self.duals or program.reduced_costs()
         if best is not None and not near.integral and not self._good(best, near.bound):

@@ -29,7 +29,8 @@ from autopar.errors import OptionError, SolverError, nearest
 SOLVERS = ("highs", "cbc")
 
 _LARGE = 20_000  # variables
-_ROUGH = 1e-3  # relative tolerance of the first-order method
+_LARGE_AGAIN = 80_000  # ... of a program that is solved at several prices: there simplex begins where it ended
+_ROUGH = 0.2  # of the gap asked for: relative tolerance of the first-order method
 _ROUNDS = 4_000  # of that method: where it takes more, simplex is faster
 _DEAR = 1e-5  # of the objective: columns whose reduced cost is above that are priced out
 _USED = 1e-4  # ... unless the rough solution uses them so much
@@ -116,16 +117,25 @@ class HighsProgram:
         self._charged = cost
         self._highs.changeColsCost(n, np.arange(n, dtype=np.int32), cost)
 
-    @property
-    def approachable(self) -> bool:
-        """Whether :meth:`approach` may be worth its while: the program is large, and no row was added to it."""
-        return len(self._cost) > _LARGE and self._rows == self._lp.num_row_ == self._problem.numConstraints()
+    def approachable(self, *, again: bool) -> bool:
+        """Whether :meth:`approach` may be worth its while: the program is large, and no row was added to it.
 
-    def approach(self, time_limit_s: float) -> Outcome:
-        """A solution of the linear relaxation close to the best, and a proven bound; see the module docstring."""
+        Args:
+          again: it will be solved again, at other prices.
+        """
+        large = len(self._cost) > (_LARGE_AGAIN if again else _LARGE)
+        return large and self._rows == self._lp.num_row_ == self._problem.numConstraints()
+
+    def approach(self, time_limit_s: float, gap: float) -> Outcome:
+        """A solution of the linear relaxation close to the best, and a proven bound; see the module docstring.
+
+        Args:
+          time_limit_s: wall time.
+          gap: relative distance to the bound that is asked for.
+        """
         begin = time.perf_counter()
         self._kinds(highspy.HighsVarType.kContinuous)
-        rough = self._roughly(time_limit_s)
+        rough = self._roughly(time_limit_s, max(_ROUGH * gap, 1e-5))
         if not rough.values:
             return rough
         bound, reduced = self._weak_duality(np.array(self._highs.getSolution().row_dual))
@@ -140,12 +150,12 @@ class HighsProgram:
         self._duals = reduced
         return replace(found, bound=bound / self.scale, solve_s=time.perf_counter() - begin)
 
-    def _roughly(self, time_limit_s: float) -> Outcome:
+    def _roughly(self, time_limit_s: float, tolerance: float) -> Outcome:
         """The relaxation by the first-order method."""
         highs = self._highs
         before = {name: value for name in _TOLERANCES for _, value in [highs.getOptionValue(name)]}
         for name in _TOLERANCES:
-            highs.setOptionValue(name, _ROUGH)
+            highs.setOptionValue(name, tolerance)
         highs.setOptionValue("pdlp_iteration_limit", _ROUNDS)
         highs.setOptionValue("solver", "pdlp")
         outcome = self._run(time_limit_s, integers=False)

@@ -17,9 +17,9 @@ def always(monkeypatch):
     asked = []
     approach = solve.HighsProgram.approach
 
-    def counted(self, time_limit_s):
+    def counted(self, time_limit_s, gap):
         asked.append(self)
-        return approach(self, time_limit_s)
+        return approach(self, time_limit_s, gap)
 
     monkeypatch.setattr(solve, "_LARGE", 0)
     monkeypatch.setattr(solve.HighsProgram, "approach", counted)
@@ -59,7 +59,7 @@ def test_any_duals_bound_the_relaxation(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_found_is_feasible_and_close(seed):
-    near = program(seed).approach(10.0)
+    near = program(seed).approach(10.0, 5e-3)
     exact = program(seed).relax(10.0)
     assert near.bound <= exact.bound * (1 + 1e-7) + 1e-9
     assert near.bound >= exact.bound * 0.99 - 1e-9
@@ -67,5 +67,5 @@ def test_what_is_found_is_feasible_and_close(seed):
 
 def test_a_program_that_is_approached_can_be_relaxed_afterwards():
     found = program(7)
-    found.approach(10.0)
+    found.approach(10.0, 5e-3)
     assert found.relax(10.0).bound == pytest.approx(program(7).relax(10.0).bound)
