@@ -1,7 +1,7 @@
 """Every family of the zoo, planned and trained on 8 devices, whole and in stages, beside plain `jax.jit` on one.
 
     python benchmarks/model_coverage.py                   # every family and variant, about half an hour on two cores
-    python benchmarks/model_coverage.py moe conformer     # some
+    python benchmarks/model_coverage.py moe conformer     # some, beside the other rows of the result file
     python benchmarks/model_coverage.py --stages 1,2
 
 Each model (its toy preset, and variants of it) is traced and must have no opaque primitive; it is planned by `auto` for
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from _common import RESULTS, stamp, virtual_devices, write_result
+from _common import RESULTS, read_result, sources_digest, stamp, virtual_devices, write_result
 from _steps import TrainingStep, reference, relative_errors, run
 
 from autopar import Cluster, CouplingError, Options
@@ -60,14 +60,16 @@ def main() -> int:
     if unknown := [name for name in args.models if name not in known]:
         parser.error(f"unknown {', '.join(unknown)}; there are: {', '.join(known)}")
     virtual_devices(DEVICES, x64=True, optimize=False)
+    out, code = RESULTS / "model_coverage.json", sources_digest()
+    kept = {(row["model"], row["stages"]): row for row in (read_result(out) or {}).get("rows", []) if args.models}
     rows: list[Row] = []
     print(_HEADER)
     for name in args.models or known:
         for row in _rows(name, [int(n) for n in args.stages.split(",")]):
-            rows.append(row)
+            rows.append(row | {"sources": code})
             print(_line(row), flush=True)
-            if not args.models:
-                write_result(RESULTS / "model_coverage.json", {"stamp": stamp(), "limit": LIMIT, "rows": rows})
+            kept[row["model"], row["stages"]] = rows[-1]
+            write_result(out, {"stamp": stamp(), "limit": LIMIT, "rows": list(kept.values())})
     failed = [row for row in rows if not _passes(row)]
     print(f"\n{len(rows) - len(failed)} of {len(rows)} runs pass (limit {LIMIT:g})")
     for row in failed:
