@@ -96,7 +96,7 @@ CASES = (
     Case("wide-resnet:4b", "v100-16gb:2x8", "4B", _stages(24, per_microbatch=True)),
     Case("wide-resnet:13b", "v100-16gb:8x8", "13B", _stages(24, 16, per_microbatch=True)),
     # GShard (2020), GLaM (2021), GSPMD (2021), PaLM (2022): pods of TPUs, as one program.
-    Case("gshard:37b", "tpu-v3:128", "37B", _one(), why=_WIDTHS),
+    Case("gshard:37b", "tpu-v3:128", "37B", _one(4), why=_WIDTHS),
     Case("gshard:150b", "tpu-v3:512", "150B", _one(), why=_WIDTHS),
     Case("gshard:600b", "tpu-v3:2048", "600B", _one(), why=_WIDTHS),
     Case("glam:1.2t", "tpu-v4:1024", "1.2T", _one(mesh=(16, 64))),
