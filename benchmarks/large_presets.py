@@ -90,9 +90,7 @@ CASES = (
     Case("moe:10b", "v100-16gb:2x8", "10B", _stages(64)),
     # With Adam, state and gradients of the next two fill all devices.
     Case("moe:27b", "v100-16gb:4x8", "27B", _stages(128), {"optimizer": "adafactor"}),
-    Case(
-        "moe:70b", "v100-16gb:8x8", "70B", _stages(128), {"optimizer": "adafactor"}
-    ),  # with Adam its state does not fit
+    Case("moe:70b", "v100-16gb:8x8", "70B", _stages(128), {"optimizer": "adafactor"}),
     Case("wide-resnet:1b", "v100-16gb:4", "1B", _stages(24, 4, per_microbatch=True)),
     Case("wide-resnet:4b", "v100-16gb:2x8", "4B", _stages(24, per_microbatch=True)),
     Case("wide-resnet:13b", "v100-16gb:8x8", "13B", _stages(24, 16, per_microbatch=True)),
