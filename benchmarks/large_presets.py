@@ -117,7 +117,7 @@ CASES = (
     Case("conformer:g", "tpu-v3:512", "8B", _one()),
     # EfficientNet (2019), EfficientDet (2020).
     Case("efficientnet:b7", "tpu-v3:32", "66M", _one(32, per_microbatch=True)),
-    Case("efficientdet:d7", "tpu-v3:32", "52M", _one(4, per_microbatch=True)),
+    Case("efficientdet:d7", "tpu-v3:32", "52M", _one(32, per_microbatch=True, mesh=(32,))),
     # Llama 3 (2024), DeepSeek-V2 and V3 (2024), PT-MoE (2025).
     Case("llama:8b", "h100:16x8", "8.03B", _one()),
     Case("llama:70b", "h100:64x8", "70.6B", _equal(4, 64)),

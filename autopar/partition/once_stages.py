@@ -72,18 +72,26 @@ class _Assignment:
         self.kept = dict(self._seeds())
 
     def _preparations(self, early: set[int], loop: LoopStages) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
-        """Stages of early ops that the loop needs, and of every early value it reads."""
+        """Stages of early ops that the loop needs, and of every early value it reads.
+
+        A value that the loop makes too, of each micro-batch, is needed early only by early ops.
+        """
+        looped = {v for op in self.timing.loop for v in op.results}
         reads: dict[int, set[int]] = {}
+        needed: dict[int, set[int]] = {}
         for op in self.timing.loop:
             for v in op.operands:
                 reads.setdefault(v, set()).update(loop.of[op.id])
+                if v not in looped:
+                    needed.setdefault(v, set()).update(loop.of[op.id])
         found: dict[int, set[int]] = {}
         for op in reversed(self.timing.before):
-            stages = set().union(*(reads.get(v, set()) for v in op.results if v not in self.joined))
+            stages = set().union(*(needed.get(v, set()) for v in op.results))
             if stages and op.id in early:
                 found[op.id] = stages
                 for v in op.operands:
                     reads.setdefault(v, set()).update(stages)
+                    needed.setdefault(v, set()).update(stages)
         return found, reads
 
     def _places(self) -> dict[int, frozenset[int]]:
