@@ -62,7 +62,7 @@ class Wiring:
     def seconds(self, kind: Collective, axis: AxisLinks, nbytes: float) -> float:
         """Seconds of a collective of ``nbytes`` (see :func:`autopar.cost.collective_s`) over an axis."""
         if is_tpu(self.cluster.device):
-            return collective_s(kind, axis, nbytes)
+            return collective_s(kind, axis, nbytes) + (_starts_s(axis) if kind is Collective.ALL_TO_ALL else 0.0)
         axis = self._wired(axis)
         if kind not in _SWEEPS or len(axis.levels) < 2:
             return collective_s(kind, axis, nbytes)
@@ -100,6 +100,20 @@ class Wiring:
             return axis
         wired = inner._replace(bytes_per_s=_CUBE_MESH[inner.size] * inner.bytes_per_s)
         return AxisLinks(axis.size, (wired, *axis.levels[1:]))
+
+
+def _starts_s(axis: AxisLinks) -> float:
+    """What starting the messages of an all-to-all takes beyond the one that a collective is charged for.
+
+    >>> from autopar.mesh import Crossing
+    >>> _starts_s(AxisLinks(8, (Crossing(4, 1.0, 1.0), Crossing(2, 10.0, 1.0))))
+    32.0
+    """
+    found, inside = 0.0, 1
+    for level in axis.levels:
+        found += ((level.size - 1) * inside - 1) * level.latency_s
+        inside *= level.size
+    return found
 
 
 def is_tpu(device: Device) -> bool:
