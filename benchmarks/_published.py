@@ -4,59 +4,17 @@ A table's function reads its rows and says how each was run. What a row does not
 its authors, named beside it; where there are none it is marked as assumed, and is one choice for the whole table.
 """
 
-import csv
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+from _published_pipelines import gpipe
+from _published_rows import Measure, Row, Run, once, rows
+
 from autopar import Cluster, OptionError
-from autopar.prediction import Chain, Parallel, Prediction, Sizes, predict_memory, predict_step
+from autopar.prediction import Parallel, Sizes, predict_memory, predict_step
 from autopar.sizing import sizes_of
-
-FOLDER = Path(__file__).parent / "published"
-Row = dict[str, str]
-Measure = Callable[[Prediction], float]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One published figure, and how it is predicted.
-
-    Attributes:
-        table: the CSV file.
-        row: what it is about.
-        column: which figure of the row, and its unit.
-        published: the figure.
-        device: on which kind.
-        predict: efficiency (None is the device's) -> our figure, and the configuration if that was searched for.
-        kind: "value"; "order" where the order alone is claimed; "memory" for gigabytes; "fits" for verdicts.
-    """
-
-    table: str
-    row: str
-    column: str
-    published: float
-    device: str
-    predict: Callable[[float | None], tuple[float, str]]
-    kind: str = "value"
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What tells it from others."""
-        return self.table, self.row, self.column
-
-
-def rows(table: str) -> list[Row]:
-    """The rows of a CSV file."""
-    with (FOLDER / f"{table}.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def once(model: Sizes | Chain, cluster: Cluster, asked: Parallel, measure: Measure) -> Callable:
-    """The prediction of one configuration."""
-    return lambda efficiency: (measure(predict_step(model, cluster, asked, efficiency)), "")
 
 
 def gpt(row: Row, **sizes: object) -> Sizes:
@@ -340,54 +298,6 @@ def gshard_tpuv3() -> Iterator[Run]:
         run = once(model, Cluster.parse(f"tpu-v3:{cores}"), asked, lambda found: 1 / found.step_s)
         name = f"{row['params_b']}B on {cores}"
         yield Run("gshard_tpuv3", name, "steps/s", float(row["steps_per_s"]), "tpu-v3", run)
-
-
-# Assumed: a TPU v3 (the paper says "TPU"), as many layers or cells on each partition, micro-batches of 2 sequences (the
-# largest power of two with which every row fits 16 GiB) and of 128 images.
-_TRANSFORMER = Sizes(
-    name="transformer-48",
-    hidden=2048,
-    layers=48,
-    heads=32,
-    ffn=8192,
-    sequence=1024,
-    vocab=32_000,
-    optimizer="adafactor",
-)
-_GPIPE: dict[str, tuple[Sizes | Chain, int]] = {
-    "transformer-48": (_TRANSFORMER, 2),
-    "transformer-24": (replace(_TRANSFORMER, name="transformer-24", layers=24, dtype="float32"), 2),
-    "AmoebaNet-D": (sizes_of("amoebanet:18-256", dtype="bfloat16")[0], 128),
-}
-
-
-def gpipe() -> Iterator[Run]:
-    """Throughput relative to each model's first row."""
-    first: dict[str, Parallel] = {}
-    for row in rows("gpipe"):
-        name = row["model"].split()[0]
-        model, size = _GPIPE[name]
-        device, many = "tpu-v3" if row["device"] == "tpu" else "p100-16gb", int(row["microbatches"])
-        asked = Parallel(
-            pipeline=int(row["partitions"]),
-            microbatch_size=size,
-            global_batch=size * many,
-            schedule="gpipe",
-            remat="full",
-        )
-        if name not in first:
-            first[name] = asked
-            continue
-        run = _relative(model, device, asked, first[name])
-        published, kind = float(row["normalised_throughput"]), "value" if many == 32 else "order"
-        yield Run("gpipe", f"{name}, {asked.pipeline} x {many}", "throughput", published, device, run, kind)
-
-
-def _relative(model: Sizes | Chain, device: str, asked: Parallel, to: Parallel) -> Callable:
-    def throughput(one: Parallel, efficiency: float | None) -> float:
-        return predict_step(model, Cluster.parse(f"{device}:{one.pipeline}"), one, efficiency).tokens_per_s
-
-    return lambda efficiency: (throughput(asked, efficiency) / throughput(to, efficiency), "")
 
 
 TABLES: tuple[Callable[[], Iterator[Run]], ...] = (

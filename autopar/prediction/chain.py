@@ -18,6 +18,7 @@ class Op(NamedTuple):
       nbytes: read and written.
       parameters: that it multiplies with.
       padded_flops, padded_bytes: where channels are padded to 128, the lanes of a TPU; 0 where that changes nothing.
+      kept_bytes: what it leaves for the backward pass where a compiler makes the rest again as it is read.
     """
 
     flops: float
@@ -25,6 +26,7 @@ class Op(NamedTuple):
     parameters: float = 0.0
     padded_flops: float = 0.0
     padded_bytes: float = 0.0
+    kept_bytes: float = 0.0
 
     def done(self, padded: bool) -> tuple[float, float]:
         """Operations and bytes."""
@@ -40,7 +42,7 @@ class Block:
     Attributes:
       name: for people.
       ops: its kernels.
-      kept_bytes: what it leaves for the backward pass, for one example.
+      kept_bytes: what it leaves for the backward pass, for one example, one kernel after the other.
       output_bytes: what it hands on, for one example.
     """
 
@@ -48,6 +50,10 @@ class Block:
     ops: tuple[Op, ...]
     kept_bytes: float
     output_bytes: float
+
+    def kept(self, compiled: bool) -> float:
+        """What it leaves: of a compiled program what its operations say, if they do."""
+        return (compiled and sum(op.kept_bytes for op in self.ops)) or self.kept_bytes
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def units_of(chain: Chain, setting: Setting, item: float) -> tuple[Unit, ...]:
     """Its units. Backward, a kernel computes twice and moves twice what it does forward."""
     incoming, found = 0.0, []
     for i, block in enumerate(chain.blocks):
-        keeps = block.kept_bytes * setting.examples / len(block.ops)
+        keeps = block.kept(setting.compiled) * setting.examples / len(block.ops)
         kernels = tuple(_kernel(op, setting, item, keeps) for op in block.ops)
         parameters = sum(op.parameters for op in block.ops)
         last, sent = i == len(chain.blocks) - 1, block.output_bytes * setting.examples

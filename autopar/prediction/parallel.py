@@ -40,7 +40,7 @@ class Parallel:
     sequence_parallel: bool = False
     zero: int = 0
     shard: int | None = None
-    split: str = "even"
+    split: str | tuple[int, ...] = "even"
     attention: str | None = None
     overlap_data: bool | None = None
     overlap_tensor: bool | None = None
@@ -53,7 +53,10 @@ class Parallel:
                 raise OptionError(f"{name}={value!r} is not a number of devices, examples or stages; give 1 or more")
         _one_of("schedule", self.schedule, [name for name in SCHEDULES if name != "inference"])
         _one_of("remat", self.remat, REMATS)
-        _one_of("split", self.split, SPLITS)
+        if isinstance(self.split, str):
+            _one_of("split", self.split, SPLITS)
+        elif not self.split or any(type(count) is not int or count < 1 for count in self.split):
+            raise OptionError(f"split={self.split!r}: every stage has one layer or more")
         if self.attention is not None:
             _one_of("attention", self.attention, ATTENTIONS)
         if self.gradients is not None:

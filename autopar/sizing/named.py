@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -28,7 +28,7 @@ def predict(
     sequence_parallel: bool = False,
     zero: int = 0,
     shard: int | None = None,
-    split: str = "even",
+    split: str | Sequence[int] = "even",
     attention: str | None = None,
     overlap_data: bool | None = None,
     overlap_tensor: bool | None = None,
@@ -59,7 +59,7 @@ def predict(
       zero: stage of ZeRO: 0; 1 shards the optimizer's state; 2 gradients too; 3 parameters too (FSDP).
       shard: over how many replicas ZeRO shards; None is all.
       split: how layers are cut into stages: ``even``; ``balanced``, anywhere between attention and feed-forward so that
-        the slowest stage is fastest; ``flops``, by share of arithmetic.
+        the slowest stage is fastest; ``flops``, by share of arithmetic; or the layers of each stage: ``(3, 6, 7, 8)``.
       attention: ``flash`` keeps scores on the chip, ``unfused`` does not; None is what was usual on the device: flash
         on H100, H200, TPU v5e and v5p.
       overlap_data, overlap_tensor: whether gradients and sharded parameters, or the collectives of tensor parallelism,
@@ -96,7 +96,7 @@ def predict(
         sequence_parallel=sequence_parallel,
         zero=zero,
         shard=shard,
-        split=split,
+        split=split if isinstance(split, str) else tuple(split),
         attention=attention,
         overlap_data=overlap_data,
         overlap_tensor=overlap_tensor,
