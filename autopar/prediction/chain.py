@@ -90,6 +90,10 @@ class Chain:
         """FLOPs of one example, forward."""
         return sum(op.flops for block in self.blocks for op in block.ops)
 
+    def again_flops_per_example(self, remat: str) -> float:
+        """FLOPs of one example that the backward pass computes again: under ``full``, of all but the last block."""
+        return sum(op.flops for block in self.blocks[:-1] for op in block.ops) if remat == "full" else 0.0
+
 
 def units_of(chain: Chain, setting: Setting, item: float) -> tuple[Unit, ...]:
     """Its units. Backward, a kernel computes twice and moves twice what it does forward."""

@@ -181,8 +181,25 @@ class Sizes:
         weights = self.attentions * self.attention_parameters
         weights += (self.layers - self.routed_layers) * self.ffn_parameters
         weights += self.routed_layers * (self.choices * self.expert_parameters + self.hidden * self.experts)
-        attention = 4 * self.sequence * self.heads * self.head_size * self.attentions
-        return self.sequence * (2 * weights + attention + 2 * self.vocab * self.hidden)
+        return 2.0 * self.sequence * weights + self._core_flops + self._head_flops
+
+    def again_flops_per_example(self, remat: str) -> float:
+        """FLOPs of one example that the backward pass computes again.
+
+        Args:
+          remat: ``full`` is all but the output layer, ``selective`` the core of attention, ``none`` nothing.
+        """
+        if remat == "full":
+            return self.flops_per_example() - self._head_flops
+        return self._core_flops if remat == "selective" else 0.0
+
+    @property
+    def _core_flops(self) -> float:
+        return 4.0 * self.sequence**2 * self.heads * self.head_size * self.attentions
+
+    @property
+    def _head_flops(self) -> float:
+        return 2.0 * self.sequence * self.vocab * self.hidden
 
 
 def padded(count: int, multiple: int) -> int:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from autopar import Cluster
 from autopar.errors import OptionError
 from autopar.models import get
-from autopar.prediction import Chain, Sizes
+from autopar.prediction import Chain, Parallel, Sizes, predict_memory
 from autopar.sizing import sizes_of
 
 TRANSFORMERS = (
@@ -91,3 +92,21 @@ def test_names_of_no_sizes(name, changed, words):
 def test_a_chain_has_blocks():
     with pytest.raises(OptionError, match="at least one block"):
         Chain("empty", ())
+
+
+def test_flops_that_are_computed_again():
+    """Narayanan et al. 2021, equation 3, counts four passes of layers and three of the output layer."""
+    h, layers, seq, vocab = 8192, 48, 2048, 51_200
+    sizes = Sizes(hidden=h, layers=layers, heads=64, sequence=seq, vocab=vocab)
+    paper = 96 * seq * layers * h**2 * (1 + seq / (6 * h) + vocab / (16 * layers * h))
+    assert 3 * sizes.flops_per_example() + sizes.again_flops_per_example("full") == pytest.approx(paper, rel=1e-12)
+    # Korthikanti et al. 2022, equation 9: selective recomputation adds 4 s h of attention per token and layer.
+    assert sizes.again_flops_per_example("selective") == pytest.approx(4 * seq**2 * h * layers, rel=1e-12)
+    assert sizes.again_flops_per_example("none") == 0
+
+
+def test_what_a_convolutional_network_keeps():
+    """Huang et al. 2019, table 1: 6.26 GB of activations of 128 images of AmoebaNet-D (18, 208)."""
+    model, _ = sizes_of("amoebanet:18-208", dtype="bfloat16")
+    held = predict_memory(model, Cluster.parse("tpu-v3:1"), Parallel(microbatch_size=128, global_batch=128))
+    assert held.activations == pytest.approx(6.26e9, rel=0.08)
