@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from autopar.errors import OptionError
 from autopar.prediction.setting import Setting
+from autopar.prediction.sizes import BYTES, OPTIMIZERS
 from autopar.prediction.work import Cause, Kernel, Unit
 
 
@@ -68,7 +69,7 @@ class Chain:
       unit: what an example is.
 
     Raises:
-      OptionError: it has no block.
+      OptionError: it has no block, a block has no kernel or less than no work, or an unknown dtype or optimizer.
     """
 
     name: str
@@ -80,6 +81,12 @@ class Chain:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise OptionError(f"{self.name}: a chain has at least one block")
+        for block in self.blocks:
+            if not block.ops or any(amount < 0 for op in block.ops for amount in op):
+                raise OptionError(f"{self.name}: block {block.name!r} needs kernels, with no less than 0 of anything")
+        for what, value, known in (("dtype", self.dtype, BYTES), ("optimizer", self.optimizer, OPTIMIZERS)):
+            if value not in known:
+                raise OptionError(f"{self.name}: unknown {what} {value!r}; known: {', '.join(known)}")
 
     @property
     def parameters(self) -> float:

@@ -35,8 +35,8 @@ def reached(cluster: Cluster, share: float) -> Cluster:
     >>> reached(Cluster.parse("h100:8"), 0.5).levels[0].bytes_per_s
     225000000000.0
     """
-    if not 0 < share <= 1:
-        raise OptionError(f"efficiency={share} is not the share of a data sheet that is reached; give 0 < share <= 1")
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise OptionError(f"efficiency={share!r} is not the share of a data sheet that is reached; give 0 < share <= 1")
     device = replace(
         cluster.device,
         flops_per_s={dtype: rate * share for dtype, rate in cluster.device.flops_per_s.items()},

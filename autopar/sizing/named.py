@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -28,7 +28,7 @@ def predict(
     sequence_parallel: bool = False,
     zero: int = 0,
     shard: int | None = None,
-    split: str | Sequence[int] = "even",
+    split: str | list[int] | tuple[int, ...] = "even",
     attention: str | None = None,
     overlap_data: bool | None = None,
     overlap_tensor: bool | None = None,
@@ -96,7 +96,7 @@ def predict(
         sequence_parallel=sequence_parallel,
         zero=zero,
         shard=shard,
-        split=split if isinstance(split, str) else tuple(split),
+        split=tuple(split) if isinstance(split, list) else split,
         attention=attention,
         overlap_data=overlap_data,
         overlap_tensor=overlap_tensor,
@@ -111,6 +111,8 @@ def _model(model: str | Sizes | Chain | Mapping[str, Any], sizes: dict[str, Any]
         return sizes_of(model, **sizes)
     if isinstance(model, Mapping):
         return _given({**model, **sizes}), None
+    if not isinstance(model, Sizes | Chain):
+        raise OptionError(f"a model is a name such as 'gpt:39b', a mapping of sizes, a Sizes or a Chain, not {model!r}")
     if sizes:
         raise OptionError(f"sizes {', '.join(sizes)} were given beside a model that has all; change them there")
     return model, None

@@ -5,7 +5,7 @@ import pytest
 from autopar import Cluster
 from autopar.errors import OptionError
 from autopar.models import get
-from autopar.prediction import Chain, Parallel, Sizes, predict_memory
+from autopar.prediction import Block, Chain, Op, Parallel, Sizes, predict_memory
 from autopar.sizing import sizes_of
 
 TRANSFORMERS = (
@@ -61,6 +61,9 @@ def test_active_parameters():
         ({"heads": 7}, "does not divide among 7 heads"),
         ({"kv_heads": 3}, "do not divide among 3 heads of keys"),
         ({"layers": 0}, "layers is 0; it must be 1 or more"),
+        ({"hidden": "64"}, "hidden is '64'; it must be a whole number"),
+        ({"hidden": 64.0}, "hidden is 64.0; it must be a whole number"),
+        ({"capacity_factor": 0}, "capacity_factor is 0"),
         ({"encoder_layers": 2}, "leave some to the decoder"),
         ({"experts": 4, "choices": 5}, "sent to 5 of 4 experts"),
         ({"dtype": "int4"}, "unknown dtype 'int4'"),
@@ -89,9 +92,19 @@ def test_names_of_no_sizes(name, changed, words):
         sizes_of(name, **changed)
 
 
-def test_a_chain_has_blocks():
-    with pytest.raises(OptionError, match="at least one block"):
-        Chain("empty", ())
+@pytest.mark.parametrize(
+    ("blocks", "changed", "words"),
+    [
+        ((), {}, "at least one block"),
+        ((Block("idle", (), 0.0, 0.0),), {}, "block 'idle' needs kernels"),
+        ((Block("less", (Op(-1.0, 1.0),), 0.0, 0.0),), {}, "no less than 0"),
+        ((Block("one", (Op(1.0, 1.0),), 0.0, 0.0),), {"dtype": "int8"}, "unknown dtype 'int8'"),
+        ((Block("one", (Op(1.0, 1.0),), 0.0, 0.0),), {"optimizer": "sgd"}, "unknown optimizer 'sgd'"),
+    ],
+)
+def test_chains_of_no_model(blocks, changed, words):
+    with pytest.raises(OptionError, match=words):
+        Chain("chain", blocks, **changed)
 
 
 def test_flops_that_are_computed_again():

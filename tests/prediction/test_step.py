@@ -252,7 +252,7 @@ def test_experts_among_replicas_or_beside_them():
             OptionError,
             "48 layers to 2 stages; there are 48 layers and 8",
         ),
-        ({"pipeline": 8, "split": (48, 0)}, OptionError, "every stage has one layer or more"),
+        ({"pipeline": 8, "split": (48, 0)}, OptionError, "nor the layers of each stage"),
         ({"pipeline": 8, "schedule": "1f1c"}, OptionError, "did you mean '1f1b'"),
         ({"pipeline": 8, "schedule": "inference"}, OptionError, "unknown schedule 'inference'"),
         ({"pipeline": 8, "schedule": "gpipe", "interleave": 2}, OptionError, "puts one stage on a device"),
@@ -264,6 +264,11 @@ def test_experts_among_replicas_or_beside_them():
         ({"data": 8, "attention": "flsh"}, OptionError, "did you mean 'flash'"),
         ({"data": 8, "gradients": "int8"}, OptionError, "unknown gradients"),
         ({"data": 8, "efficiency": 2.0}, OptionError, "efficiency=2.0"),
+        ({"data": 8, "efficiency": "most"}, OptionError, "efficiency='most'"),
+        ({"data": 8, "zero": True}, OptionError, "zero=True"),
+        ({"data": 8, "zero": 1, "shard": 2.0}, OptionError, "shard=2.0"),
+        ({"data": 8, "split": 3}, OptionError, "split=3 is neither even"),
+        ({"tensor": 16}, ClusterError, "no data= fits, for tensor x pipeline = 16 does not divide 8"),
         ({"data": 8, "sequense": 2}, OptionError, "did you mean 'sequence'"),
     ],
 )
@@ -283,6 +288,8 @@ def test_bad_models_and_clusters():
         predict({"hidden": 64, "layers": 2, "heads": 8}, "a100-80gb:8", data=8, global_batch=8)
     with pytest.raises(OptionError, match="unknown size 'widht'"):
         predict({"widht": 64}, "a100-80gb:8", data=8, global_batch=8)
+    with pytest.raises(OptionError, match="a model is a name such as 'gpt:39b'.* not 7"):
+        predict(7, "a100-80gb:8", data=8, global_batch=8)
     with pytest.raises(OptionError, match="give global_batch"):
         predict(GPT, "a100-80gb:8", data=8)
     with pytest.raises(OptionError, match="chain of blocks"):
