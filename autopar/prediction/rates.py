@@ -1,7 +1,7 @@
 """What devices and links reach of their data sheets, and what collectives take on real wiring.
 
 One constant is the share of every rate on the data sheet (arithmetic, memory, links) that is reached: see
-``efficiency.py``. Two shapes of wiring that a hierarchy of links does not tell:
+``efficiency.py``. Three things that a hierarchy of links does not tell:
 
 - GPUs reduce over several hosts in rings that visit every device (NCCL): a level carries (n - 1) / n of the bytes of
   every child, not what is left after reducing inside it. With N_{j-1} devices in a child, innermost first:
@@ -10,6 +10,10 @@ One constant is the share of every rate on the data sheet (arithmetic, memory, l
 
 - A host of 8 V100s is wired as a cube mesh (NVIDIA DGX-1 white paper): of a device's six links, a pair has two and a
   group of four has four. Hosts with NVSwitch lend a device all its links, whoever it talks to.
+
+- On a torus an all-to-all is an exchange with one device after the other: p devices start p - 1 messages, each of which
+  pays its level's latency (pairwise exchange: Thakur, Rabenseifner and Gropp 2005). Messages of 16 KB, as experts on
+  hundreds of TPUs send, take longer to start than to travel. GPUs start theirs side by side, in one kernel.
 """
 
 from __future__ import annotations

@@ -288,7 +288,7 @@ def test_bad_models_and_clusters():
         predict({"hidden": 64, "layers": 2, "heads": 8}, "a100-80gb:8", data=8, global_batch=8)
     with pytest.raises(OptionError, match="unknown size 'widht'"):
         predict({"widht": 64}, "a100-80gb:8", data=8, global_batch=8)
-    with pytest.raises(OptionError, match="a model is a name such as 'gpt:39b'.* not 7"):
+    with pytest.raises(OptionError, match="a mapping of sizes, a Sizes or a Chain, not 7"):
         predict(7, "a100-80gb:8", data=8, global_batch=8)
     with pytest.raises(OptionError, match="give global_batch"):
         predict(GPT, "a100-80gb:8", data=8)
