@@ -4,59 +4,17 @@ A table's function reads its rows and says how each was run. What a row does not
 its authors, named beside it; where there are none it is marked as assumed, and is one choice for the whole table.
 """
 
-import csv
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+from _published_pipelines import gpipe
+from _published_rows import Measure, Row, Run, once, rows
+
 from autopar import Cluster, OptionError
-from autopar.prediction import Chain, Parallel, Prediction, Sizes, predict_memory, predict_step
+from autopar.prediction import Parallel, Sizes, predict_memory, predict_step
 from autopar.sizing import sizes_of
-
-FOLDER = Path(__file__).parent / "published"
-Row = dict[str, str]
-Measure = Callable[[Prediction], float]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One published figure, and how it is predicted.
-
-    Attributes:
-        table: the CSV file.
-        row: what it is about.
-        column: which figure of the row, and its unit.
-        published: the figure.
-        device: on which kind.
-        predict: efficiency (None is the device's) -> our figure, and the configuration if that was searched for.
-        kind: "value"; "order" where the order alone is claimed; "memory" for gigabytes; "fits" for verdicts.
-    """
-
-    table: str
-    row: str
-    column: str
-    published: float
-    device: str
-    predict: Callable[[float | None], tuple[float, str]]
-    kind: str = "value"
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What tells it from others."""
-        return self.table, self.row, self.column
-
-
-def rows(table: str) -> list[Row]:
-    """The rows of a CSV file."""
-    with (FOLDER / f"{table}.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def once(model: Sizes | Chain, cluster: Cluster, asked: Parallel, measure: Measure) -> Callable:
-    """The prediction of one configuration."""
-    return lambda efficiency: (measure(predict_step(model, cluster, asked, efficiency)), "")
 
 
 def gpt(row: Row, **sizes: object) -> Sizes:
@@ -85,16 +43,16 @@ def hosts(device: str, devices: int) -> Cluster:
     return Cluster.parse(f"{device}:{devices}" if devices <= 8 else f"{device}:{devices // 8}x8")
 
 
-# Micro-batches and layers per stage: Megatron-LM, examples/sc21/run_table_1.sh. Its DDP=torch hides gradients behind
-# the backward pass, its DDP=local does not.
-_SC21 = {"1.7": (16, 1, True), "7.5": (16, 1, True)}
-_SC21 |= {"39.1": (4, 1, False), "145.6": (2, 2, False), "529.6": (1, 3, False)}
+# Micro-batches and stages on a device, by billions of parameters: Megatron-LM, examples/sc21/run_table_1.sh. Its
+# DDP=torch hides gradients behind the backward pass, its DDP=local does not.
+_SC21 = {1.7: (16, 1, True), 3.6: (16, 1, True), 7.5: (16, 1, True), 18.4: (8, 1, True), 39.1: (4, 1, False)}
+_SC21 |= {76.1: (2, 3, False), 145.6: (2, 2, False), 310.1: (1, 2, False), 529.6: (1, 3, False), 1008.0: (1, 1, False)}
 
 
 def megatron_a100() -> Iterator[Run]:
     """TFLOP/s per device by equation 3, which counts all that is computed again."""
     for row in rows("megatron_a100"):
-        size, interleave, overlap = _SC21[row["params_b"]]
+        size, interleave, overlap = _SC21[float(row["params_b"])]
         model, devices, batch = gpt(row, dropout=True, dtype="float16"), int(row["devices"]), int(row["global_batch"])
         asked = Parallel(
             **degrees(row), microbatch_size=size, interleave=interleave, remat="full", overlap_data=overlap
@@ -123,9 +81,9 @@ def megatron_sequence_parallel_a100() -> Iterator[Run]:
             )
 
 
-# Assumed: micro-batches, and two stages on a device where there is a pipeline. The page says: distributed optimizer,
-# gradients, parameters and tensor-parallel collectives overlapped.
-_H100 = {"1.7": 4, "16": 2, "70": 1, "177": 1}
+# Assumed: micro-batches by tensor parallelism, and two stages on a device where there is a pipeline. The page says:
+# distributed optimizer; gradients, parameters and tensor-parallel collectives overlapped.
+_H100 = {1: 4, 2: 4, 4: 2, 8: 1}
 
 
 def megatron_h100() -> Iterator[Run]:
@@ -135,7 +93,7 @@ def megatron_h100() -> Iterator[Run]:
         given = degrees(row)
         asked = Parallel(
             **given,
-            microbatch_size=_H100[row["params_b"]],
+            microbatch_size=_H100[given["tensor"]],
             interleave=2 if given["pipeline"] > 1 else 1,
             sequence_parallel=given["tensor"] > 1,
             zero=1,
@@ -185,7 +143,8 @@ def alpa_flops(model: Sizes, batch: int) -> float:
 
 # (data, tensor, sequences of a micro-batch): benchmark/alpa/exp_intra_only.py, which runs the two largest on parts of
 # the batch of 1024.
-_INTRA = {"gpt-350m": (1, 1, 16), "gpt-2.6b": (4, 2, 32), "gpt-15b": (4, 8, 8), "gpt-39b": (2, 32, 2)}
+_INTRA = {"gpt-350m": (1, 1, 16), "gpt-1.3b": (4, 1, 16), "gpt-2.6b": (4, 2, 32), "gpt-6.7b": (2, 8, 16)}
+_INTRA |= {"gpt-15b": (4, 8, 8), "gpt-39b": (2, 32, 2)}
 _USABLE = 0.9  # of memory, which is what jax allocates
 _FULL: dict[str, Any] = {"global_batch": 1024, "remat": "full"}
 
@@ -245,10 +204,10 @@ def _fits(model: Sizes, cluster: Cluster, asked: Parallel) -> bool:
         return False
 
 
-# MaxText, configs/v5e/16b.sh and 64b.sh: per_device_batch_size, remat_policy=full, flash attention, 2048 tokens, and
-# global_parameter_scale, which doubles heads and width, then the embedding, then layers, of a base of 2048 x 16 layers,
-# 16 heads of 256 and a width of 7168. Parameters and their gradients are float32.
-_MAXTEXT = {"16": (4096, 32, 64, 28_672, 6), "64": (8192, 64, 64, 28_672, 2)}
+# MaxText, configs/v5e/16b.sh, 32b.sh and 64b.sh: per_device_batch_size, remat_policy=full, flash attention, 2048
+# tokens, and global_parameter_scale, which doubles heads and width, then the embedding, then layers, of a base of
+# 2048 x 16 layers, 16 heads of 256 and a width of 7168. Parameters and their gradients are float32.
+_MAXTEXT = {"16": (4096, 32, 64, 28_672, 6), "32": (8192, 32, 64, 28_672, 4), "64": (8192, 64, 64, 28_672, 2)}
 
 
 def maxtext_v5e() -> Iterator[Run]:
@@ -291,7 +250,6 @@ def lingvo_gspmd_tpuv3() -> Iterator[Run]:
     for row in rows("lingvo_gspmd_tpuv3"):
         data, tensor = map(int, row["mesh"].split("x"))
         batch = int(row["batch_sequences"])
-        model, _ = sizes_of("gspmd-dense:128b" if row["params_b"] == "137.7" else "gspmd-dense:174b")
         asked = Parallel(
             tensor=tensor,
             data=data,
@@ -301,71 +259,45 @@ def lingvo_gspmd_tpuv3() -> Iterator[Run]:
             sequence_parallel=True,
             zero=3,
         )
-        run = once(model, Cluster.parse(f"tpu-v3:{row['cores']}"), asked, lambda found: found.tokens_per_s)
+        run = once(_dense(row), Cluster.parse(f"tpu-v3:{row['cores']}"), asked, lambda found: found.tokens_per_s)
         name = f"{row['params_b']}B on {row['cores']}"
         yield Run("lingvo_gspmd_tpuv3", name, "tokens/s", float(row["tokens_per_s"]), "tpu-v3", run)
+
+
+def _dense(row: Row) -> Sizes:
+    """The decoder of a row; heads of the size that its parameters leave for attention."""
+    hidden, layers, heads, ffn = (int(row[name]) for name in ("model_dim", "layers", "heads", "ffn_dim"))
+    sizes = Sizes(
+        name=f"gspmd-dense h{hidden}",
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        ffn=ffn,
+        sequence=int(row["seq"]),
+        vocab=int(row["vocab"]),
+        optimizer="adafactor",
+    )
+    attention = (1e9 * float(row["params_b"]) - sizes.embedding_parameters) / layers - sizes.ffn_parameters
+    return replace(sizes, head=round(attention / (4 * hidden * heads)))
+
+
+_DEEP = 36  # layers of GShard, from which on part of them is computed again
 
 
 def gshard_tpuv3() -> Iterator[Run]:
     """Steps per second. Half of a batch's tokens on each side; the experts of a layer over all cores.
 
-    Assumed: layers are computed again whatever their number. The zoo's groups of 1,024 tokens.
+    Activations of 12 layers fit a core. Of deeper models the compiler computes "part of the activations" again
+    (Lepikhin et al. 2020, section 4.4); assumed: the core of attention. The zoo's groups of 1,024 tokens.
     """
     for row in rows("gshard_tpuv3"):
         cores, batch = int(row["cores"]), int(row["batch_tokens"]) // 2048
         model, _ = sizes_of("gshard:600b", layers=int(row["layers"]), experts=int(row["experts"]))
-        asked = Parallel(data=cores, expert=cores, microbatch_size=batch // cores, global_batch=batch, remat="full")
+        remat = "selective" if int(row["layers"]) >= _DEEP else "none"
+        asked = Parallel(data=cores, expert=cores, microbatch_size=batch // cores, global_batch=batch, remat=remat)
         run = once(model, Cluster.parse(f"tpu-v3:{cores}"), asked, lambda found: 1 / found.step_s)
         name = f"{row['params_b']}B on {cores}"
         yield Run("gshard_tpuv3", name, "steps/s", float(row["steps_per_s"]), "tpu-v3", run)
-
-
-# Assumed: a TPU v3 (the paper says "TPU"), as many layers or cells on each partition, micro-batches of 2 sequences (the
-# largest power of two with which every row fits 16 GiB) and of 128 images.
-_TRANSFORMER = Sizes(
-    name="transformer-48",
-    hidden=2048,
-    layers=48,
-    heads=32,
-    ffn=8192,
-    sequence=1024,
-    vocab=32_000,
-    optimizer="adafactor",
-)
-_GPIPE: dict[str, tuple[Sizes | Chain, int]] = {
-    "transformer-48": (_TRANSFORMER, 2),
-    "transformer-24": (replace(_TRANSFORMER, name="transformer-24", layers=24, dtype="float32"), 2),
-    "AmoebaNet-D": (sizes_of("amoebanet:18-256", dtype="bfloat16")[0], 128),
-}
-
-
-def gpipe() -> Iterator[Run]:
-    """Throughput relative to each model's first row."""
-    first: dict[str, Parallel] = {}
-    for row in rows("gpipe"):
-        name = row["model"].split()[0]
-        model, size = _GPIPE[name]
-        device, many = "tpu-v3" if row["device"] == "tpu" else "p100-16gb", int(row["microbatches"])
-        asked = Parallel(
-            pipeline=int(row["partitions"]),
-            microbatch_size=size,
-            global_batch=size * many,
-            schedule="gpipe",
-            remat="full",
-        )
-        if name not in first:
-            first[name] = asked
-            continue
-        run = _relative(model, device, asked, first[name])
-        published, kind = float(row["normalised_throughput"]), "value" if many == 32 else "order"
-        yield Run("gpipe", f"{name}, {asked.pipeline} x {many}", "throughput", published, device, run, kind)
-
-
-def _relative(model: Sizes | Chain, device: str, asked: Parallel, to: Parallel) -> Callable:
-    def throughput(one: Parallel, efficiency: float | None) -> float:
-        return predict_step(model, Cluster.parse(f"{device}:{one.pipeline}"), one, efficiency).tokens_per_s
-
-    return lambda efficiency: (throughput(asked, efficiency) / throughput(to, efficiency), "")
 
 
 TABLES: tuple[Callable[[], Iterator[Run]], ...] = (

@@ -43,7 +43,7 @@ def predict_command(
         int, typer.Option(help="Shard the optimizer's state (1), gradients too (2), parameters too (3)")
     ] = 0,
     shard: Annotated[int | None, typer.Option(help="Replicas that ZeRO shards over [default: all]")] = None,
-    split: Annotated[str, typer.Option(help="Of layers into stages: even, balanced or flops")] = "even",
+    split: Annotated[str, typer.Option(help="Layers of stages: even, balanced, flops, or 3,6,7,8")] = "even",
     attention: Annotated[str | None, typer.Option(help="flash or unfused [default: as usual on the device]")] = None,
     overlap_data: Annotated[
         bool | None,
@@ -85,7 +85,7 @@ def predict_command(
         sequence_parallel=sequence_parallel,
         zero=zero,
         shard=shard,
-        split=split,
+        split=_split(split),
         attention=attention,
         overlap_data=overlap_data,
         overlap_tensor=overlap_tensor,
@@ -97,6 +97,12 @@ def predict_command(
         sys.stdout.write(json_.dumps(found.to_dict(), indent=2) + "\n")
     else:
         Console(highlight=False).print(page(found))
+
+
+def _split(text: str) -> str | tuple[int, ...]:
+    """A way to cut, or the layers of each stage."""
+    counts = text.split(",")
+    return tuple(map(int, counts)) if all(count.strip().isdecimal() for count in counts) else text
 
 
 def page(found: Prediction) -> Table:

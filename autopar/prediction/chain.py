@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from autopar.errors import OptionError
 from autopar.prediction.setting import Setting
+from autopar.prediction.sizes import BYTES, OPTIMIZERS
 from autopar.prediction.work import Cause, Kernel, Unit
 
 
@@ -18,6 +19,7 @@ class Op(NamedTuple):
       nbytes: read and written.
       parameters: that it multiplies with.
       padded_flops, padded_bytes: where channels are padded to 128, the lanes of a TPU; 0 where that changes nothing.
+      kept_bytes: what it leaves for the backward pass where a compiler makes the rest again as it is read.
     """
 
     flops: float
@@ -25,6 +27,7 @@ class Op(NamedTuple):
     parameters: float = 0.0
     padded_flops: float = 0.0
     padded_bytes: float = 0.0
+    kept_bytes: float = 0.0
 
     def done(self, padded: bool) -> tuple[float, float]:
         """Operations and bytes."""
@@ -40,7 +43,7 @@ class Block:
     Attributes:
       name: for people.
       ops: its kernels.
-      kept_bytes: what it leaves for the backward pass, for one example.
+      kept_bytes: what it leaves for the backward pass, for one example, one kernel after the other.
       output_bytes: what it hands on, for one example.
     """
 
@@ -48,6 +51,10 @@ class Block:
     ops: tuple[Op, ...]
     kept_bytes: float
     output_bytes: float
+
+    def kept(self, compiled: bool) -> float:
+        """What it leaves: of a compiled program what its operations say, if they do."""
+        return (compiled and sum(op.kept_bytes for op in self.ops)) or self.kept_bytes
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Chain:
       unit: what an example is.
 
     Raises:
-      OptionError: it has no block.
+      OptionError: it has no block, a block has no kernel or less than no work, or an unknown dtype or optimizer.
     """
 
     name: str
@@ -74,6 +81,12 @@ class Chain:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise OptionError(f"{self.name}: a chain has at least one block")
+        for block in self.blocks:
+            if not block.ops or any(amount < 0 for op in block.ops for amount in op):
+                raise OptionError(f"{self.name}: block {block.name!r} needs kernels, with no less than 0 of anything")
+        for what, value, known in (("dtype", self.dtype, BYTES), ("optimizer", self.optimizer, OPTIMIZERS)):
+            if value not in known:
+                raise OptionError(f"{self.name}: unknown {what} {value!r}; known: {', '.join(known)}")
 
     @property
     def parameters(self) -> float:
@@ -84,12 +97,16 @@ class Chain:
         """FLOPs of one example, forward."""
         return sum(op.flops for block in self.blocks for op in block.ops)
 
+    def again_flops_per_example(self, remat: str) -> float:
+        """FLOPs of one example that the backward pass computes again: under ``full``, of all but the last block."""
+        return sum(op.flops for block in self.blocks[:-1] for op in block.ops) if remat == "full" else 0.0
+
 
 def units_of(chain: Chain, setting: Setting, item: float) -> tuple[Unit, ...]:
     """Its units. Backward, a kernel computes twice and moves twice what it does forward."""
     incoming, found = 0.0, []
     for i, block in enumerate(chain.blocks):
-        keeps = block.kept_bytes * setting.examples / len(block.ops)
+        keeps = block.kept(setting.compiled) * setting.examples / len(block.ops)
         kernels = tuple(_kernel(op, setting, item, keeps) for op in block.ops)
         parameters = sum(op.parameters for op in block.ops)
         last, sent = i == len(chain.blocks) - 1, block.output_bytes * setting.examples

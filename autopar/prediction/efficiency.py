@@ -37,7 +37,7 @@ FITTED: Mapping[str, Fitted] = {
     "h100": _H100,
     "v100-16gb": _V100,
     "v100-32gb": _V100,
-    "tpu-v3": Fitted(0.846, ("lingvo 137.7B", "GShard 600B")),
+    "tpu-v3": Fitted(0.822, ("lingvo 137.7B", "GShard 600B")),
     "tpu-v5e": Fitted(0.767, ("MaxText 16B on 1 slice", "MaxText 64B on 32 slices")),
 }
 

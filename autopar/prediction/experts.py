@@ -1,7 +1,7 @@
-"""A routed feed-forward as einsums dispatch it (GShard: Lepikhin et al. 2020, and its authors' code in lingvo).
+"""A routed feed-forward as einsums dispatch it (GShard: Lepikhin et al. 2020, section 2.2 and algorithms 1 and 2).
 
-Tokens are routed in groups. Of a group of S tokens each of E experts takes C = choices x capacity_factor x S / E,
-rounded up to a multiple of 4 (``Top2GatingOnLogits``). Per token:
+Tokens are routed in groups. Of a group of S tokens each of E experts takes C = choices x capacity_factor x S / E, as
+the routers of the zoo do. Per token:
 
     gate      a matmul of h x E; softmax, and for each choice a maximum, a mask and a running sum over E, in float32
     masks     combine and dispatch: E x C numbers each, written once, read by a matmul forward and by one backward
@@ -16,11 +16,10 @@ import math
 
 from autopar.prediction.pieces import ffn_kernels, norm, residual
 from autopar.prediction.setting import Setting
-from autopar.prediction.sizes import BYTES, Sizes, padded
+from autopar.prediction.sizes import BYTES, Sizes
 from autopar.prediction.work import Cause, Exchange, Unit, matmul, sweep
 from autopar.sharding.layout import Collective
 
-_SLOTS = 4  # capacities are multiples of it
 _SOFTMAX, _CHOICE = 2, 5  # values of [tokens, experts] that go through memory
 
 
@@ -28,10 +27,10 @@ def capacity(sizes: Sizes, group: float) -> int:
     """Slots that an expert has for one group of tokens.
 
     >>> sizes = Sizes(hidden=8, layers=2, heads=1, sequence=8, vocab=8, experts=2048)
-    >>> capacity(sizes, 1024), capacity(sizes, 8192)
-    (4, 8)
+    >>> capacity(sizes, 512), capacity(sizes, 1024), capacity(sizes, 8192)
+    (1, 1, 8)
     """
-    return padded(max(1, math.floor(sizes.choices * sizes.capacity_factor * group / sizes.experts)), _SLOTS)
+    return max(1, math.floor(sizes.choices * sizes.capacity_factor * group / sizes.experts))
 
 
 def routed(sizes: Sizes, setting: Setting) -> Unit:

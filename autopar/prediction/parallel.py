@@ -40,7 +40,7 @@ class Parallel:
     sequence_parallel: bool = False
     zero: int = 0
     shard: int | None = None
-    split: str = "even"
+    split: str | tuple[int, ...] = "even"
     attention: str | None = None
     overlap_data: bool | None = None
     overlap_tensor: bool | None = None
@@ -53,12 +53,21 @@ class Parallel:
                 raise OptionError(f"{name}={value!r} is not a number of devices, examples or stages; give 1 or more")
         _one_of("schedule", self.schedule, [name for name in SCHEDULES if name != "inference"])
         _one_of("remat", self.remat, REMATS)
-        _one_of("split", self.split, SPLITS)
+        if isinstance(self.split, str):
+            _one_of("split", self.split, SPLITS)
+        elif (
+            not isinstance(self.split, tuple)
+            or not self.split
+            or any(type(count) is not int or count < 1 for count in self.split)
+        ):
+            raise OptionError(
+                f"split={self.split!r} is neither {', '.join(SPLITS)} nor the layers of each stage, one or more of each"
+            )
         if self.attention is not None:
             _one_of("attention", self.attention, ATTENTIONS)
         if self.gradients is not None:
             _one_of("gradients", self.gradients, BYTES)
-        if self.zero not in (0, 1, 2, 3):
+        if type(self.zero) is not int or self.zero not in (0, 1, 2, 3):
             raise OptionError(
                 f"zero={self.zero!r} is no stage of ZeRO; 0 shards nothing, 1 the optimizer's state, 2 gradients too, "
                 "3 parameters too"
@@ -83,8 +92,7 @@ class Parallel:
         product = f"tensor={self.tensor} x pipeline={self.pipeline} x data={self.data}"
         also = f", or {dense * self.expert} with expert={self.expert}" if self.expert > 1 else ""
         raise ClusterError(
-            f"{product} is {dense} devices{also}, and the cluster has {devices}; "
-            f"data={_fitting(devices, self)} would fit"
+            f"{product} is {dense} devices{also}, and the cluster has {devices}; {_fitting(devices, self)}"
         )
 
     def microbatches(self, replicas: int) -> int:
@@ -116,7 +124,9 @@ class Parallel:
                 )
         else:
             self._check_transformer(model, replicas)
-        if self.shard is not None and (self.zero == 0 or self.shard < 1 or replicas % self.shard):
+        if self.shard is not None and (
+            self.zero == 0 or type(self.shard) is not int or self.shard < 1 or replicas % self.shard
+        ):
             raise OptionError(
                 f"shard={self.shard} replicas cannot share what zero={self.zero} shards among {replicas}; give a "
                 "divisor of that, and zero=1, 2 or 3"
@@ -168,7 +178,9 @@ def check_cluster(cluster: Cluster) -> None:
 
 def _fitting(devices: int, asked: Parallel) -> str:
     stages = asked.tensor * asked.pipeline
-    return str(devices // stages) if devices % stages == 0 else f"{devices} / (tensor x pipeline), once that divides,"
+    if devices % stages:
+        return f"no data= fits, for tensor x pipeline = {stages} does not divide {devices}"
+    return f"data={devices // stages} would fit"
 
 
 def _one_of(what: str, value: object, known: object) -> None:

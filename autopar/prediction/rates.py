@@ -1,7 +1,7 @@
 """What devices and links reach of their data sheets, and what collectives take on real wiring.
 
 One constant is the share of every rate on the data sheet (arithmetic, memory, links) that is reached: see
-``efficiency.py``. Two shapes of wiring that a hierarchy of links does not tell:
+``efficiency.py``. Three things that a hierarchy of links does not tell:
 
 - GPUs reduce over several hosts in rings that visit every device (NCCL): a level carries (n - 1) / n of the bytes of
   every child, not what is left after reducing inside it. With N_{j-1} devices in a child, innermost first:
@@ -10,6 +10,10 @@ One constant is the share of every rate on the data sheet (arithmetic, memory, l
 
 - A host of 8 V100s is wired as a cube mesh (NVIDIA DGX-1 white paper): of a device's six links, a pair has two and a
   group of four has four. Hosts with NVSwitch lend a device all its links, whoever it talks to.
+
+- On a torus an all-to-all is an exchange with one device after the other: p devices start p - 1 messages, each of which
+  pays its level's latency (pairwise exchange: Thakur, Rabenseifner and Gropp 2005). Messages of 16 KB, as experts on
+  hundreds of TPUs send, take longer to start than to travel. GPUs start theirs side by side, in one kernel.
 """
 
 from __future__ import annotations
@@ -35,8 +39,8 @@ def reached(cluster: Cluster, share: float) -> Cluster:
     >>> reached(Cluster.parse("h100:8"), 0.5).levels[0].bytes_per_s
     225000000000.0
     """
-    if not 0 < share <= 1:
-        raise OptionError(f"efficiency={share} is not the share of a data sheet that is reached; give 0 < share <= 1")
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise OptionError(f"efficiency={share!r} is not the share of a data sheet that is reached; give 0 < share <= 1")
     device = replace(
         cluster.device,
         flops_per_s={dtype: rate * share for dtype, rate in cluster.device.flops_per_s.items()},
@@ -62,7 +66,7 @@ class Wiring:
     def seconds(self, kind: Collective, axis: AxisLinks, nbytes: float) -> float:
         """Seconds of a collective of ``nbytes`` (see :func:`autopar.cost.collective_s`) over an axis."""
         if is_tpu(self.cluster.device):
-            return collective_s(kind, axis, nbytes)
+            return collective_s(kind, axis, nbytes) + (_starts_s(axis) if kind is Collective.ALL_TO_ALL else 0.0)
         axis = self._wired(axis)
         if kind not in _SWEEPS or len(axis.levels) < 2:
             return collective_s(kind, axis, nbytes)
@@ -100,6 +104,20 @@ class Wiring:
             return axis
         wired = inner._replace(bytes_per_s=_CUBE_MESH[inner.size] * inner.bytes_per_s)
         return AxisLinks(axis.size, (wired, *axis.levels[1:]))
+
+
+def _starts_s(axis: AxisLinks) -> float:
+    """What starting the messages of an all-to-all takes beyond the one that a collective is charged for.
+
+    >>> from autopar.mesh import Crossing
+    >>> _starts_s(AxisLinks(8, (Crossing(4, 1.0, 1.0), Crossing(2, 10.0, 1.0))))
+    32.0
+    """
+    found, inside = 0.0, 1
+    for level in axis.levels:
+        found += ((level.size - 1) * inside - 1) * level.latency_s
+        inside *= level.size
+    return found
 
 
 def is_tpu(device: Device) -> bool:

@@ -23,8 +23,8 @@ class Prediction:
       unit: of these: ``tokens``, ``images``, ...
       tflops_per_device: model FLOPs per second and device, in TFLOP/s: three times the forward pass's matrix products,
         attention in full, nothing that is computed again.
-      hardware_tflops_per_device: the same with full recomputation counted: four times the forward pass. Equal to
-        ``tflops_per_device`` without.
+      hardware_tflops_per_device: the same with what is computed again: the forward pass but for the output layer under
+        full recomputation, the core of attention under selective.
       mfu, hfu: these two over the data sheet's peak.
       seconds: cause -> its seconds on the device that works longest; they add up to ``step_s``.
       bubble: the part of the step that this device waits for others.

@@ -77,10 +77,9 @@ class Sizes:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in _MAY_BE_ZERO else 1
-            if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                raise OptionError(f"{self.name}: {field.name} is {value}; it must be {least} or more")
+            self._check(field.name, str(field.type))
+        if not 0 < self.capacity_factor < math.inf:
+            raise OptionError(f"{self.name}: capacity_factor is {self.capacity_factor}; give slots per choice, over 0")
         if self.head is None and self.hidden % self.heads:
             raise OptionError(
                 f"{self.name}: hidden={self.hidden} does not divide among {self.heads} heads; give head=, the size "
@@ -99,6 +98,15 @@ class Sizes:
             raise OptionError(f"{self.name}: unknown dtype {self.dtype!r}; known: {', '.join(BYTES)}")
         if self.optimizer not in OPTIMIZERS:
             raise OptionError(f"{self.name}: unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+
+    def _check(self, name: str, kind: str) -> None:
+        value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
+        if not kind.startswith("int") or (value is None and "None" in kind):
+            return
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise OptionError(f"{self.name}: {name} is {value!r}; it must be a whole number, {least} or more")
+        if value < least:
+            raise OptionError(f"{self.name}: {name} is {value}; it must be {least} or more")
 
     @property
     def head_size(self) -> int:
@@ -181,8 +189,25 @@ class Sizes:
         weights = self.attentions * self.attention_parameters
         weights += (self.layers - self.routed_layers) * self.ffn_parameters
         weights += self.routed_layers * (self.choices * self.expert_parameters + self.hidden * self.experts)
-        attention = 4 * self.sequence * self.heads * self.head_size * self.attentions
-        return self.sequence * (2 * weights + attention + 2 * self.vocab * self.hidden)
+        return 2.0 * self.sequence * weights + self._core_flops + self._head_flops
+
+    def again_flops_per_example(self, remat: str) -> float:
+        """FLOPs of one example that the backward pass computes again.
+
+        Args:
+          remat: ``full`` is all but the output layer, ``selective`` the core of attention, ``none`` nothing.
+        """
+        if remat == "full":
+            return self.flops_per_example() - self._head_flops
+        return self._core_flops if remat == "selective" else 0.0
+
+    @property
+    def _core_flops(self) -> float:
+        return 4.0 * self.sequence**2 * self.heads * self.head_size * self.attentions
+
+    @property
+    def _head_flops(self) -> float:
+        return 2.0 * self.sequence * self.vocab * self.hidden
 
 
 def padded(count: int, multiple: int) -> int:

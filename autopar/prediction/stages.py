@@ -12,31 +12,45 @@ from autopar.prediction.work import Unit
 Stage = tuple[Unit, ...]
 
 
-def cut(units: Sequence[Unit], stages: int, split: str, seconds: Callable[[Unit], float]) -> tuple[Stage, ...]:
+def cut(
+    units: Sequence[Unit], stages: int, split: str | tuple[int, ...], seconds: Callable[[Unit], float]
+) -> tuple[Stage, ...]:
     """The units of each stage.
 
     Args:
       units: first to last.
       stages: how many.
       split: ``even`` gives each stage as many layers (what stands before the first goes with it,
-        what comes after the last stays with that); ``balanced`` makes the slowest stage as fast as can be, between any
-        two units; ``flops`` does so by arithmetic alone.
+        what comes after the last stays with that), and numbers of layers give it those; ``balanced`` makes the slowest
+        stage as fast as can be, between any two units; ``flops`` does so by arithmetic alone.
       seconds: of a unit, for ``balanced``.
 
     Raises:
-      OptionError: layers do not divide.
+      OptionError: layers do not divide, or are not as many as the numbers say.
     """
     if split == "flops":
         return tuple(tuple(units[a:b]) for a, b in by_share([unit.flops for unit in units], stages))
     if split == "balanced":
         return tuple(tuple(units[a:b]) for a, b in balanced(list(map(seconds, units)), stages))
     begins = [i for i, unit in enumerate(units) if unit.starts]
-    if len(begins) % stages:
+    counts = _even(len(begins), stages) if isinstance(split, str) else split
+    if len(counts) != stages or sum(counts) != len(begins):
         raise OptionError(
-            f"{len(begins)} layers do not divide among {stages} stages; take a divisor, or split='balanced' or 'flops'"
+            f"split={split} gives {sum(counts)} layers to {len(counts)} stages; there are {len(begins)} layers and "
+            f"{stages} stages"
         )
-    bounds = [0, *begins[len(begins) // stages :: len(begins) // stages], len(units)]
+    first = list(itertools.accumulate(counts[:-1]))
+    bounds = [0, *(begins[i] for i in first), len(units)]
     return tuple(tuple(units[a:b]) for a, b in itertools.pairwise(bounds))
+
+
+def _even(layers: int, stages: int) -> tuple[int, ...]:
+    if layers % stages:
+        raise OptionError(
+            f"{layers} layers do not divide among {stages} stages; take a divisor, or split='balanced' or 'flops', or "
+            "give the layers of each stage"
+        )
+    return (layers // stages,) * stages
 
 
 def balanced(costs: Sequence[float], stages: int) -> tuple[tuple[int, int], ...]:

@@ -306,11 +306,18 @@ class _Step:
         found[Cause.UPDATE] += update_s
         return pipeline_s + exchange_s + update_s, found
 
+    def _again_flops(self) -> float:
+        """Of one example; what attention that keeps its scores on the chip computes again is not counted."""
+        remat = self.asked.remat
+        kept = remat == "selective" and self.setting.attention == "flash"
+        return self.model.again_flops_per_example("none" if kept else remat)
+
     def prediction(self) -> Prediction:
         step_s, seconds = self.seconds()
         device, batch = self.given.device, self.asked.global_batch
-        rate = 3 * self.model.flops_per_example() * batch / step_s / self.given.devices
-        again = rate * (4 / 3 if self.asked.remat == "full" else 1)
+        rate = batch / step_s / self.given.devices
+        useful = 3 * self.model.flops_per_example() * rate
+        done = useful + self._again_flops() * rate
         peak = device.peak(self.model.dtype)
         if isinstance(self.model, Chain):
             tokens, unit = 1, self.model.unit
@@ -325,10 +332,10 @@ class _Step:
             step_s,
             batch * tokens / step_s,
             unit,
-            rate / 1e12,
-            again / 1e12,
-            rate / peak,
-            again / peak,
+            useful / 1e12,
+            done / 1e12,
+            useful / peak,
+            done / peak,
             {cause.value: seconds[cause] for cause in Cause if seconds[cause]},
             seconds[Cause.BUBBLE] / step_s,
             sum(seconds[cause] for cause in exposed),

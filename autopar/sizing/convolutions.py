@@ -47,7 +47,11 @@ def amoebanet(name: str, c: AmoebaNetConfig) -> Chain:
 
 
 def _block(name: str, ops: list[Op], out: _Image, item: int) -> Block:
-    """A block keeps what its kernels read, about half of what they move."""
+    """A block keeps what its kernels read, about half of what they move.
+
+    Compiled, it keeps the result of each convolution: of 128 images 5.9 GB for AmoebaNet-D (18, 208), where Huang et
+    al. 2019 have 6.26 GB (table 1).
+    """
     return Block(name, tuple(ops), sum(op.nbytes for op in ops) / 2, out.numbers * item)
 
 
@@ -94,7 +98,8 @@ def _convolution(x: _Image, taps: int, channels: int, side: int, item: int) -> O
     weights, padded = taps * x.channels * channels, taps * _lanes(x.channels) * _lanes(channels)
     nbytes = (x.numbers + 2 * side**2 * channels) * float(item)
     full = (x.side**2 * _lanes(x.channels) + 2 * side**2 * _lanes(channels)) * float(item)
-    return Op(2.0 * side**2 * weights, nbytes, weights, 2.0 * side**2 * padded, full)
+    kept = side**2 * channels * float(item)
+    return Op(2.0 * side**2 * weights, nbytes, weights, 2.0 * side**2 * padded, full, kept)
 
 
 def _lanes(channels: int) -> int:

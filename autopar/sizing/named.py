@@ -28,7 +28,7 @@ def predict(
     sequence_parallel: bool = False,
     zero: int = 0,
     shard: int | None = None,
-    split: str = "even",
+    split: str | list[int] | tuple[int, ...] = "even",
     attention: str | None = None,
     overlap_data: bool | None = None,
     overlap_tensor: bool | None = None,
@@ -59,7 +59,7 @@ def predict(
       zero: stage of ZeRO: 0; 1 shards the optimizer's state; 2 gradients too; 3 parameters too (FSDP).
       shard: over how many replicas ZeRO shards; None is all.
       split: how layers are cut into stages: ``even``; ``balanced``, anywhere between attention and feed-forward so that
-        the slowest stage is fastest; ``flops``, by share of arithmetic.
+        the slowest stage is fastest; ``flops``, by share of arithmetic; or the layers of each stage: ``(3, 6, 7, 8)``.
       attention: ``flash`` keeps scores on the chip, ``unfused`` does not; None is what was usual on the device: flash
         on H100, H200, TPU v5e and v5p.
       overlap_data, overlap_tensor: whether gradients and sharded parameters, or the collectives of tensor parallelism,
@@ -96,7 +96,7 @@ def predict(
         sequence_parallel=sequence_parallel,
         zero=zero,
         shard=shard,
-        split=split,
+        split=tuple(split) if isinstance(split, list) else split,
         attention=attention,
         overlap_data=overlap_data,
         overlap_tensor=overlap_tensor,
@@ -111,6 +111,8 @@ def _model(model: str | Sizes | Chain | Mapping[str, Any], sizes: dict[str, Any]
         return sizes_of(model, **sizes)
     if isinstance(model, Mapping):
         return _given({**model, **sizes}), None
+    if not isinstance(model, Sizes | Chain):
+        raise OptionError(f"a model is a name such as 'gpt:39b', a mapping of sizes, a Sizes or a Chain, not {model!r}")
     if sizes:
         raise OptionError(f"sizes {', '.join(sizes)} were given beside a model that has all; change them there")
     return model, None

@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from benchmarks._published import FITTED_ON, TABLES
-from benchmarks._published_bounds import Result, broken_bounds, broken_constants, fitted_constants, predict, swapped
+from benchmarks._published_bounds import Result, broken_bounds, broken_constants, contested, fitted_constants, predict
 
 SEARCHED = ("megatron", "alpa")
 
@@ -34,7 +34,7 @@ def test_bounds_can_break(results):
 
 def test_most_rows_are_predicted_well(results):
     errors = [abs(one.error) for one in results if one.run.kind == "value" and not one.fitted]
-    assert len(errors) == 43
+    assert len(errors) == 46
     assert statistics.median(errors) < 0.06
 
 
@@ -43,10 +43,15 @@ def test_constants_are_what_their_rows_give():
     assert all(len(rows) == 2 for rows in FITTED_ON.values())
 
 
-def test_known_exceptions_are_these(results):
-    """Pairs of AmoebaNet's rows, with few micro-batches, that are not in the published order."""
-    assert len(swapped(results)) == 3
-    assert all("AmoebaNet" in line for line in swapped(results))
+def test_only_these_pairs_are_contested(results):
+    """AmoebaNet's on TPUs that come out in the order of torchgpipe's reproduction instead, which is predicted whole."""
+    assert len(contested(results)) == 3
+    assert all("AmoebaNet" in line for line in contested(results))
+
+
+def test_without_the_reproduction_their_order_is_a_bound(results):
+    alone = [one for one in results if "torchgpipe" not in one.run.row]
+    assert len(broken_bounds(alone)) == 3
 
 
 def test_peak_memory_of_alpa(results):

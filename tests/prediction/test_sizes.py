@@ -2,9 +2,10 @@
 
 import pytest
 
+from autopar import Cluster
 from autopar.errors import OptionError
 from autopar.models import get
-from autopar.prediction import Chain, Sizes
+from autopar.prediction import Block, Chain, Op, Parallel, Sizes, predict_memory
 from autopar.sizing import sizes_of
 
 TRANSFORMERS = (
@@ -60,6 +61,9 @@ def test_active_parameters():
         ({"heads": 7}, "does not divide among 7 heads"),
         ({"kv_heads": 3}, "do not divide among 3 heads of keys"),
         ({"layers": 0}, "layers is 0; it must be 1 or more"),
+        ({"hidden": "64"}, "hidden is '64'; it must be a whole number"),
+        ({"hidden": 64.0}, "hidden is 64.0; it must be a whole number"),
+        ({"capacity_factor": 0}, "capacity_factor is 0"),
         ({"encoder_layers": 2}, "leave some to the decoder"),
         ({"experts": 4, "choices": 5}, "sent to 5 of 4 experts"),
         ({"dtype": "int4"}, "unknown dtype 'int4'"),
@@ -88,6 +92,34 @@ def test_names_of_no_sizes(name, changed, words):
         sizes_of(name, **changed)
 
 
-def test_a_chain_has_blocks():
-    with pytest.raises(OptionError, match="at least one block"):
-        Chain("empty", ())
+@pytest.mark.parametrize(
+    ("blocks", "changed", "words"),
+    [
+        ((), {}, "at least one block"),
+        ((Block("idle", (), 0.0, 0.0),), {}, "block 'idle' needs kernels"),
+        ((Block("less", (Op(-1.0, 1.0),), 0.0, 0.0),), {}, "no less than 0"),
+        ((Block("one", (Op(1.0, 1.0),), 0.0, 0.0),), {"dtype": "int8"}, "unknown dtype 'int8'"),
+        ((Block("one", (Op(1.0, 1.0),), 0.0, 0.0),), {"optimizer": "sgd"}, "unknown optimizer 'sgd'"),
+    ],
+)
+def test_chains_of_no_model(blocks, changed, words):
+    with pytest.raises(OptionError, match=words):
+        Chain("chain", blocks, **changed)
+
+
+def test_flops_that_are_computed_again():
+    """Narayanan et al. 2021, equation 3, counts four passes of layers and three of the output layer."""
+    h, layers, seq, vocab = 8192, 48, 2048, 51_200
+    sizes = Sizes(hidden=h, layers=layers, heads=64, sequence=seq, vocab=vocab)
+    paper = 96 * seq * layers * h**2 * (1 + seq / (6 * h) + vocab / (16 * layers * h))
+    assert 3 * sizes.flops_per_example() + sizes.again_flops_per_example("full") == pytest.approx(paper, rel=1e-12)
+    # Korthikanti et al. 2022, equation 9: selective recomputation adds 4 s h of attention per token and layer.
+    assert sizes.again_flops_per_example("selective") == pytest.approx(4 * seq**2 * h * layers, rel=1e-12)
+    assert sizes.again_flops_per_example("none") == 0
+
+
+def test_what_a_convolutional_network_keeps():
+    """Huang et al. 2019, table 1: 6.26 GB of activations of 128 images of AmoebaNet-D (18, 208)."""
+    model, _ = sizes_of("amoebanet:18-208", dtype="bfloat16")
+    held = predict_memory(model, Cluster.parse("tpu-v3:1"), Parallel(microbatch_size=128, global_batch=128))
+    assert held.activations == pytest.approx(6.26e9, rel=0.08)

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar import Cluster
@@ -155,6 +155,7 @@ parallels = st.builds(
 )
 
 
+@settings(deadline=None)  # other work on the machine
 @given(parallels, st.sampled_from(["a100-80gb", "v100-16gb", "tpu-v3", "h100", "tpu-v5e"]))
 def test_laws(asked, device):
     many = asked.tensor * asked.pipeline * asked.data
@@ -199,6 +200,25 @@ def test_a_balanced_cut_is_not_slower():
     assert balanced < 0.9 * even
 
 
+def test_stages_of_given_numbers_of_layers():
+    cluster = replace(FREE, levels=(replace(FREE.levels[0], size=3),))
+    found = predict_step(chain(12), cluster, Parallel(pipeline=3, global_batch=1000, split=(2, 7, 3)))
+    # The slowest stage decides: 7 blocks of 3 seconds for each micro-batch.
+    assert found.step_s == pytest.approx(1000 * 7 * 3, rel=0.01)
+    even = predict_step(chain(12), cluster, Parallel(pipeline=3, global_batch=1000, split=(4, 4, 4)))
+    assert even.step_s == predict_step(chain(12), cluster, Parallel(pipeline=3, global_batch=1000)).step_s
+
+
+def test_an_all_to_all_on_a_torus_starts_a_message_to_each():
+    """Pairwise exchange: (p - 1) a + n b (Thakur et al. 2005)."""
+    cluster = Cluster.parse("tpu-v3:512")
+    axis, wiring = cluster.mesh((512,)).axes[0], Wiring(cluster, 1.0)
+    nothing = wiring.seconds(Collective.ALL_TO_ALL, axis, 0.0)
+    assert nothing == pytest.approx(511 * cluster.levels[0].latency_s)
+    gathered = wiring.seconds(Collective.ALL_GATHER, axis, 0.0)
+    assert gathered == pytest.approx(cluster.levels[0].latency_s)
+
+
 def test_sixteen_bits_are_those_that_the_device_has():
     half, brain = (
         predict_step(replace(GPT, dtype=d), Cluster.parse("v100-16gb:1"), Parallel()) for d in ("float16", "bfloat16")
@@ -227,6 +247,12 @@ def test_experts_among_replicas_or_beside_them():
         ({"data": 8, "microbatch_size": 0}, OptionError, "microbatch_size=0"),
         ({"tensor": True, "data": 8}, OptionError, "tensor=True"),
         ({"pipeline": 8, "interleave": 9, "global_batch": 8}, OptionError, "48 layers do not divide among"),
+        (
+            {"pipeline": 8, "split": (6, 42)},
+            OptionError,
+            "48 layers to 2 stages; there are 48 layers and 8",
+        ),
+        ({"pipeline": 8, "split": (48, 0)}, OptionError, "nor the layers of each stage"),
         ({"pipeline": 8, "schedule": "1f1c"}, OptionError, "did you mean '1f1b'"),
         ({"pipeline": 8, "schedule": "inference"}, OptionError, "unknown schedule 'inference'"),
         ({"pipeline": 8, "schedule": "gpipe", "interleave": 2}, OptionError, "puts one stage on a device"),
@@ -238,6 +264,11 @@ def test_experts_among_replicas_or_beside_them():
         ({"data": 8, "attention": "flsh"}, OptionError, "did you mean 'flash'"),
         ({"data": 8, "gradients": "int8"}, OptionError, "unknown gradients"),
         ({"data": 8, "efficiency": 2.0}, OptionError, "efficiency=2.0"),
+        ({"data": 8, "efficiency": "most"}, OptionError, "efficiency='most'"),
+        ({"data": 8, "zero": True}, OptionError, "zero=True"),
+        ({"data": 8, "zero": 1, "shard": 2.0}, OptionError, "shard=2.0"),
+        ({"data": 8, "split": 3}, OptionError, "split=3 is neither even"),
+        ({"tensor": 16}, ClusterError, "no data= fits, for tensor x pipeline = 16 does not divide 8"),
         ({"data": 8, "sequense": 2}, OptionError, "did you mean 'sequence'"),
     ],
 )
@@ -257,6 +288,8 @@ def test_bad_models_and_clusters():
         predict({"hidden": 64, "layers": 2, "heads": 8}, "a100-80gb:8", data=8, global_batch=8)
     with pytest.raises(OptionError, match="unknown size 'widht'"):
         predict({"widht": 64}, "a100-80gb:8", data=8, global_batch=8)
+    with pytest.raises(OptionError, match="a mapping of sizes, a Sizes or a Chain, not 7"):
+        predict(7, "a100-80gb:8", data=8, global_batch=8)
     with pytest.raises(OptionError, match="give global_batch"):
         predict(GPT, "a100-80gb:8", data=8)
     with pytest.raises(OptionError, match="chain of blocks"):
