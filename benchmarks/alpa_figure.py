@@ -2,6 +2,7 @@
 
     python benchmarks/alpa_figure.py                       # all, half an hour
     python benchmarks/alpa_figure.py --models gpt-2.6b     # one; the rows of the others are kept
+    python benchmarks/alpa_figure.py --models              # none: table and figure of the rows that there are
 
 1,024 sequences of 1,024 tokens per step in float16, 8 devices of 16 GB per host, 25 Gbit/s between hosts. Four curves,
 and the plans that Alpa found, all predicted by one cost model:
@@ -77,22 +78,23 @@ class Asked:
 def main() -> int:
     """Run what the command line asks for; 1 if a bound breaks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", choices=MICROBATCHES, default=list(MICROBATCHES))
-    parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS))
+    parser.add_argument("--models", nargs="*", choices=MICROBATCHES, default=list(MICROBATCHES))
+    parser.add_argument("--plans", nargs="*", choices=PLANS, default=list(PLANS))
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--verbose", action="store_true", help="print each search as it goes")
     args = parser.parse_args()
     kept = [
         row
-        for row in (read_result(OUT) or {}).get("rows", [])
+        for row in (read_result(args.out) or {}).get("rows", [])
         if row["model"] not in args.models or row["plan"] not in args.plans
     ]
     for model in args.models:
-        kept += _rows(model, args.plans, kept, verbose=args.verbose)
+        kept += _rows(model, args, kept)
     draw(kept, PICTURE)
     return _verdict(kept)
 
 
-def _rows(model: str, plans: Sequence[str], others: Sequence[dict], *, verbose: bool) -> list[dict[str, Any]]:
+def _rows(model: str, args: argparse.Namespace, others: Sequence[dict]) -> list[dict[str, Any]]:
     """Plan a model in every way, and write the results after each."""
     sizes, _ = sizes_of(model.replace("-", ":"), dtype="float16")
     devices = int(FIGURE[model]["devices"])
@@ -102,15 +104,15 @@ def _rows(model: str, plans: Sequence[str], others: Sequence[dict], *, verbose: 
     print(f"{'plan':<9}{'micro-batches':>14}{'step s':>9}{'PFLOP/s':>9}{'GiB':>7}{'plan s':>8}{'CPU s':>7}  stages")
     found, code = [], sources_digest()
     for asked in _asked(model, sizes, devices):
-        if asked.plan not in plans:
+        if asked.plan not in args.plans:
             continue
         staged = StagedStep(traced, asked.microbatches)
         cut = _cut(staged, sizes, asked)
-        row = planned(staged, cluster.name, asked.options, cut=cut, verbose=verbose)
+        row = planned(staged, cluster.name, asked.options, cut=cut, verbose=args.verbose)
         rate = {"pflops": alpa_flops(sizes, BATCH) / row["step_s"] / 1e15} if "step_s" in row else {}
         found.append({"model": model, "devices": devices, "plan": asked.plan, **row, **rate, "sources": code})
         print(_line(found[-1]), flush=True)
-        write_result(OUT, {"stamp": stamp(), "rows": [*others, *found]})
+        write_result(args.out, {"stamp": stamp(), "rows": [*others, *found]})
     return found
 
 

@@ -25,7 +25,7 @@ MANUAL = {  # stages, data, tensor -> options
 @pytest.fixture(scope="module")
 def step_s():
     """Predicted seconds of the toy by its options."""
-    recipe = get("gpt", layers=2, hidden=64, heads=4, sequence=16, vocab=64, batch_size=16, dropout=0.0)
+    recipe = get("gpt", layers=1, hidden=64, heads=4, sequence=16, vocab=64, batch_size=16, dropout=0.0)
     staged = StagedStep(trace(recipe.step, recipe.abstract(), donate_argnums=0), 8)
     return lambda options: plan_stages(staged, CLUSTER, options).step_s
 
