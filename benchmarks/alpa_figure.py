@@ -190,7 +190,8 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> int:
         words = []
         for plan in PLANS:
             row = found[plan]
-            ours = f"{row['pflops']:.3f}" if row else "does not fit"
+            asked = any((each["model"], each["plan"]) == (model, plan) for each in rows)
+            ours = f"{row['pflops']:.3f}" if row else "no fit" if asked else "not planned"
             column = CURVES.get(plan)
             words.append(f"{ours} ({float(FIGURE[model][f'{column}_pflops']):.3f})" if column else ours)
         print(f"{model:<10}{FIGURE[model]['devices']:>8}" + "".join(f"{word:>17}" for word in words))
