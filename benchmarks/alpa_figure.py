@@ -212,24 +212,26 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             axes.set_title(title, fontsize=9, loc="left")
         for colour, (curve, column) in zip(COLOURS, CURVES.items(), strict=False):
             found = [row for model in MICROBATCHES if (row := best(rows, model, curve)) is not None]
-            _curve(ours, [(row["devices"], row["pflops"]) for row in found], colour, curve)
+            _curve(ours, [(row["devices"], row["pflops"]) for row in found], "o-", colour, curve)
             measured = [(int(row["devices"]), float(row[f"{column}_pflops"])) for row in FIGURE.values()]
-            _curve(theirs, measured, colour, curve)
+            _curve(theirs, measured, "o-", colour, curve)
         alpa = [row for model in MICROBATCHES if (row := best(rows, model, "alpa")) is not None]
-        ours.plot([r["devices"] for r in alpa], [r["pflops"] for r in alpa], "x", color="black", label="Alpa's plans")
-        ours.set_ylabel("PFLOP/s of all devices")
-        ours.legend(frameon=False)
+        _curve(ours, [(row["devices"], row["pflops"]) for row in alpa], "x", "black", "Alpa's plans")
+        ours.set(ylabel="TFLOP/s per device", ylim=(0, None))
+        ours.legend(frameon=False, loc="lower left")
         sizes = [(int(row["devices"]), model.removeprefix("gpt-").upper()) for model, row in FIGURE.items()]
         for axes in (ours, theirs):
-            axes.set(xscale="log", yscale="log", xlabel="devices, and the model planned for them")
+            axes.set(xscale="log", xlabel="devices, and the model planned for them")
             axes.set_xticks([n for n, _ in sizes], [f"{n}\n{name}" for n, name in sizes], minor=False)
             axes.minorticks_off()
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, dpi=100)
 
 
-def _curve(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str) -> None:
-    axes.plot([n for n, _ in points], [rate for _, rate in points], "o-", color=colour, label=label)
+def _curve(axes: Axes, points: Sequence[tuple[int, float]], style: str, colour: str, label: str) -> None:
+    """PFLOP/s of so many devices, drawn per device."""
+    rates = [1e3 * rate / n for n, rate in points]
+    axes.plot([n for n, _ in points], rates, style, color=colour, label=label)
 
 
 if __name__ == "__main__":
