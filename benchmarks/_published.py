@@ -13,7 +13,7 @@ from _published_pipelines import gpipe
 from _published_rows import Measure, Row, Run, once, rows
 
 from autopar import Cluster, OptionError
-from autopar.prediction import Parallel, Sizes, predict_memory, predict_step
+from autopar.prediction import Parallel, Prediction, Sizes, predict_memory, predict_step
 from autopar.sizing import sizes_of
 
 
@@ -188,13 +188,20 @@ def best(model: Sizes, cluster: Cluster, asked: Sequence[Parallel], measure: Mea
     """The prediction of the fastest configuration that fits; of a single one, of that."""
 
     def predict(efficiency: float | None) -> tuple[float, str]:
-        fitting = [one for one in asked if len(asked) == 1 or _fits(model, cluster, one)]
-        found = [(predict_step(model, cluster, one, efficiency), one) for one in fitting]
-        prediction, one = min(found, key=lambda pair: pair[0].step_s)
+        prediction, one = ranked(model, cluster, asked, efficiency)[0]
         how = f"tensor {one.tensor}, data {one.data}, pipeline {one.pipeline}, micro-batches of {one.microbatch_size}"
         return measure(prediction), how
 
     return predict
+
+
+def ranked(
+    model: Sizes, cluster: Cluster, asked: Sequence[Parallel], efficiency: float | None = None
+) -> list[tuple[Prediction, Parallel]]:
+    """Those configurations that fit, of a single one that, with their predictions, the fastest first."""
+    fitting = [one for one in asked if len(asked) == 1 or _fits(model, cluster, one)]
+    found = [(predict_step(model, cluster, one, efficiency), one) for one in fitting]
+    return sorted(found, key=lambda pair: pair[0].step_s)
 
 
 def _fits(model: Sizes, cluster: Cluster, asked: Parallel) -> bool:

@@ -19,18 +19,15 @@ included.
 """
 
 import argparse
+import os
 import sys
-import time
 from typing import Any
 
-import jax
 from _common import RESULTS, stamp, write_result
+from _staging import AUTO, INTRA_OP, inter_op, planned, shape, traced_step
 
-from autopar import Cluster, InfeasibleError, OptionError, Options
+from autopar import Options
 from autopar.lower import StagedStep
-from autopar.models import get
-from autopar.planner import plan_stages
-from autopar.trace import Traced, trace
 
 CLUSTER = "v100-16gb:8x8"
 MODELS: dict[str, tuple[str, str, str, tuple[int, ...]]] = {
@@ -38,9 +35,9 @@ MODELS: dict[str, tuple[str, str, str, tuple[int, ...]]] = {
     "moe-70b": ("moe", "70b", "adafactor", (128, 256)),
 }
 METHODS = {
-    "two-level": Options(max_stages=16),
-    "intra-op": Options(stages=1),
-    "inter-op": Options(max_stages=64, mesh=(1,)),
+    "two-level": AUTO,
+    "intra-op": INTRA_OP,
+    "inter-op": inter_op(64),
     "megatron": Options(stages=8, mesh=(8,), strategy="megatron"),
 }
 LIMIT_S = 60.0
@@ -55,71 +52,28 @@ def main() -> int:
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for model in args.models:
-        traced, trace_s = _traced(model)
+        *zoo, counts = MODELS[model]
+        traced, trace_s = traced_step(*zoo)
         print(f"{model}: traced in {trace_s:.1f} s, {sum(1 for _ in traced.step.graph.walk()):,} ops", flush=True)
         print(
             f"{'method':<12}{'micro-batches':>14}{'step s':>9}{'bound s':>9}{'GiB':>7}{'plan s':>8}  plan", flush=True
         )
         for method in args.methods:
-            for microbatches in MODELS[model][3]:
-                row = _planned(traced, method, microbatches, args.verbose)
-                rows.append({"model": model, "method": method, "trace_s": round(trace_s, 2), **row})
+            for microbatches in counts:
+                row = planned(StagedStep(traced, microbatches), CLUSTER, METHODS[method], verbose=args.verbose)
+                load = round(os.getloadavg()[0], 1)
+                rows.append({"model": model, "method": method, "trace_s": round(trace_s, 2), **row, "load": load})
                 print(_line(rows[-1]), flush=True)
                 write_result(RESULTS / "two_level.json", {"stamp": stamp(), "limit_s": LIMIT_S, "rows": rows})
     return _verdict(rows, args.methods)
 
 
-def _traced(model: str) -> tuple[Traced, float]:
-    begin = time.perf_counter()
-    family, preset, optimizer, _ = MODELS[model]
-    recipe = get(family, preset, batch_size=1024, dtype="float16", optimizer=optimizer)
-    state = jax.eval_shape(recipe.init, jax.random.key(0))
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), recipe.batch(0))
-    return trace(recipe.step, (state, batch), donate_argnums=0), time.perf_counter() - begin
-
-
-def _planned(traced: Traced, method: str, microbatches: int, verbose: bool) -> dict[str, Any]:
-    begin = time.perf_counter()
-    said: list[tuple[float, str]] = []
-
-    def say(line: str) -> None:
-        said.append((round(time.perf_counter() - begin, 1), line))
-        if verbose:
-            print(f"    {said[-1][0]:6.1f} s  {line}", flush=True)
-
-    row: dict[str, Any] = {"microbatches": microbatches}
-    try:
-        facts = plan_stages(StagedStep(traced, microbatches), Cluster.parse(CLUSTER), METHODS[method], say)
-    except (InfeasibleError, OptionError) as error:
-        row |= {"refused": str(error)}
-    else:
-        row |= {
-            "step_s": facts.step_s,
-            "bound_s": facts.pipeline_bound_s,
-            "peak_gib": facts.peak_bytes / 2**30,
-            "schedule": facts.schedule,
-            "stages": [
-                {"units": list(s.units), "mesh": list(s.plan.mesh_shape), "remat": list(s.remat)} for s in facts.stages
-            ],
-        }
-    return row | {"plan_s": round(time.perf_counter() - begin, 2), "progress": said}
-
-
 def _line(row: dict[str, Any]) -> str:
     head = f"{row['method']:<12}{row['microbatches']:>14}"
     if "refused" in row:
-        return f"{head}{'':>9}{'':>9}{'':>7}{row['plan_s']:>8.1f}  {row['refused'].split('. ')[0][:90]}"
-    stages = ", ".join(
-        f"{s['units'][1] - s['units'][0]} on {'x'.join(map(str, s['mesh']))}{_again(s['remat'])}" for s in row["stages"]
-    )
+        return f"{head}{'':>9}{'':>9}{'':>7}{row['plan_s']:>8.1f}  {shape(row, 90)}"
     numbers = f"{row['step_s']:>9.1f}{row['bound_s']:>9.1f}{row['peak_gib']:>7.2f}{row['plan_s']:>8.1f}"
-    return f"{head}{numbers}  {row['schedule']}: {stages}"
-
-
-def _again(remat: list[str]) -> str:
-    """How many units compute again, in full (``r``) or attention only (``a``)."""
-    counts = {letter: remat.count(word) for letter, word in (("r", "full"), ("a", "attention"))}
-    return "".join(f" {count}{letter}" for letter, count in counts.items() if count)
+    return f"{head}{numbers}  {shape(row)}"
 
 
 def _verdict(rows: list[dict[str, Any]], methods: list[str]) -> int:

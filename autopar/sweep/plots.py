@@ -15,8 +15,8 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from autopar.errors import OptionError
 from autopar.sweep.rows import PLANNED, Row, SweepResult
 
-_COLOURS = ("#1b6ca8", "#d1603d", "#3d8b5f", "#7d5ba6", "#8a7a3d")
-_STYLE = {
+COLOURS = ("#1b6ca8", "#d1603d", "#3d8b5f", "#7d5ba6", "#8a7a3d")
+STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
     "svg.hashsalt": "autopar",
 }  # fmt: skip
@@ -36,7 +36,7 @@ def plot(result: SweepResult, path: str | os.PathLike[str], title: str = "") -> 
     """
     if not result.best():
         raise OptionError("no point of the sweep has a plan, so there is nothing to draw; its rows say why.")
-    with rc_context(_STYLE):  # type: ignore[arg-type]
+    with rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(10, 7.5), layout="constrained")
         figure.suptitle(title or f"{result.about['step']}, {'weak' if result.weak else 'strong'} scaling, predicted")
         (time, share), (memory, words) = figure.subplots(2, 2)
@@ -103,7 +103,7 @@ def _words(axes: Axes, rows: Sequence[Row]) -> None:
 def _lines(result: SweepResult) -> list[tuple[str, str, list[Row]]]:
     """A line for each strategy that has plans: its colour, its name, its best row on each cluster."""
     found = []
-    for colour, strategy in zip(_COLOURS, result.strategies, strict=False):
+    for colour, strategy in zip(COLOURS, result.strategies, strict=False):
         rows = sorted((r for r in result.best(strategy) if r.status == PLANNED), key=lambda r: r.devices)
         if rows:
             found.append((colour, strategy, rows))

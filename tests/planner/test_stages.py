@@ -53,6 +53,18 @@ def test_a_mesh_is_that_of_every_stage(staged):
         planned(staged, max_stages=8, mesh=(3,))
 
 
+def test_a_given_cut_is_planned_as_it_is(staged):
+    options = Options(microbatches=4, mesh=(1,), max_stages=4)
+    units = len(staged.units)
+    cut = [(1, 1), (2, 1), (1, 1), (units - 4, 1)]
+    found = plan_stages(staged, FOUR, options, cut=cut)
+    assert [(s.units[1] - s.units[0], s.devices[1] - s.devices[0]) for s in found.stages] == cut
+    assert plan_stages(staged, FOUR, options).step_s < found.step_s
+    for wrong in ([(units, 3)], [(units - 1, 1)], [(1, 4), (units - 1, 1)], []):
+        with pytest.raises(OptionError, match="a stage can have 1, 2, 4 of them"):
+            plan_stages(staged, FOUR, Options(microbatches=4, max_stages=4), cut=wrong)
+
+
 def test_stages_of_equal_digest_are_the_same_step(staged):
     begins = tuple(u.begin for u in staged.units)
     kinds = {}

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from autopar.errors import ClusterError, InfeasibleError, OptionError
 from autopar.mesh import Cluster, Submesh, link_between, place
 from autopar.plan import PlanFacts
 from autopar.planner.options import Options
-from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost
+from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost, partition_s
 from autopar.planner.stages.estimate import Estimate
 from autopar.planner.stages.partition import Finalists, even_partition, even_shapes, partition
 from autopar.planner.stages.problem import StagedProblem
@@ -54,6 +55,7 @@ def plan_stages(
     options: Options,
     progress: Progress = lambda _: None,
     shared: Shared | None = None,
+    cut: Sequence[tuple[int, int]] | None = None,
 ) -> PlanFacts:
     """The best plan of several stages.
 
@@ -63,14 +65,15 @@ def plan_stages(
       options: ``stages`` or ``max_stages``, ``schedule``, and how to plan each stage.
       progress: called with a line of text as the search goes on.
       shared: what other searches with the same problem and options have planned, and will.
+      cut: units and devices of each stage, in order, instead of a search for them: what a plan of others costs here.
 
     Raises:
-      OptionError: there are fewer units or devices than stages asked for.
+      OptionError: there are fewer units or devices than stages asked for; ``cut`` is none of this step on this cluster.
       InfeasibleError: no cut fits into memory.
     """
     try:
         with collector_paused():
-            return _Search(problem, cluster, options, progress, shared).run()
+            return _Search(problem, cluster, options, progress, shared, cut).run()
     finally:
         if shared is not None:
             shared.forget()
@@ -83,6 +86,7 @@ class _Search:
     options: Options
     progress: Progress
     shared: Shared | None
+    cut: Sequence[tuple[int, int]] | None
     shapes: tuple[Submesh, ...] = field(init=False)
     survey: Survey = field(init=False)
 
@@ -98,15 +102,16 @@ class _Search:
             self.shapes = self._even(self.options.stages)
         if self.options.mesh is not None:
             self.shapes = self._of_size(math.prod(self.options.mesh))
+        if self.cut is not None:
+            self.shapes = self._of_cut(self.cut)
         self.progress(f"{len(self.units)} units, up to {most} stages, {self.microbatches} micro-batches")
         self.survey = Survey(self.problem, self.cluster, self.options, self.shapes, self.shared)
         partitions, bound_s = self._partitions(most)
         asked = f"{self.survey.solved} integer programs solved for {self.survey.asked} plans of units asked"
         self.progress(f"{asked}, {len(partitions)} cuts")
-        movable = self.options.stages is None  # else they are equal, as asked for
-        cuts = self._refined([p.spans for p in partitions]) if movable else partitions
-        exact, rough = self._planned([*cuts, *self._within(cuts, most)] if movable else cuts)
-        if movable and not exact:  # cuts may have moved to where whole stages do not fit
+        cuts = self._refined([p.spans for p in partitions]) if self._movable else partitions
+        exact, rough = self._planned([*cuts, *self._within(cuts, most)] if self._movable else cuts)
+        if self._movable and not exact:  # cuts may have moved to where whole stages do not fit
             exact, rough = self._planned(partitions)
         if not exact:
             raise InfeasibleError(
@@ -117,6 +122,11 @@ class _Search:
         best = min(exact, key=lambda c: c.step_s)
         self.progress(f"{best.step_s:.4g} s in {len(best.spans)} stages, {best.schedule.name}")
         return write_stages(self.problem, self.cluster, self.options, best, [*exact, *rough], bound_s)
+
+    @property
+    def _movable(self) -> bool:
+        """Whether cuts may move: where they are equal, or given, they are as asked for."""
+        return self.options.stages is None and self.cut is None
 
     def _most_stages(self) -> int:
         asked = self.options.stages or self.options.max_stages
@@ -148,6 +158,29 @@ class _Search:
             )
         return shapes
 
+    def _of_cut(self, cut: Sequence[tuple[int, int]]) -> tuple[Submesh, ...]:
+        """The shapes of a given cut; of one number of devices on several islands, the first."""
+        shapes = {shape.devices: shape for shape in reversed(self.shapes)}
+        units, devices = sum(n for n, _ in cut), sum(n for _, n in cut)
+        if units != len(self.units) or devices > self.cluster.devices or any(u < 1 or n not in shapes for u, n in cut):
+            raise OptionError(
+                f"the cut {list(cut)} has {units} units on {devices} devices, but {self.problem.step.name} has "
+                f"{len(self.units)} units, cluster {self.cluster.name!r} has {self.cluster.devices} devices, and a "
+                f"stage can have {', '.join(map(str, sorted(shapes)))} of them."
+            )
+        return tuple(shapes[n] for n in sorted({n for _, n in cut}))
+
+    def _given(self, cut: Sequence[tuple[int, int]]) -> Partition | None:
+        """A given cut as a partition; None if a stage does not fit."""
+        of_size = {shape.devices: k for k, shape in enumerate(self.shapes)}
+        stops = itertools.accumulate(units for units, _ in cut)
+        spans = tuple(Span(stop - units, stop, of_size[n]) for stop, (units, n) in zip(stops, cut, strict=True))
+        costs = [self._cost(s.first, s.stop, s.shape, len(spans) - k) for k, s in enumerate(spans)]
+        fitting = tuple(c for c in costs if c is not None)
+        if len(fitting) < len(costs):
+            return None
+        return Partition(spans, fitting, partition_s(fitting, self.microbatches, self._fill))
+
     def _even(self, stages: int) -> tuple[Submesh, ...]:
         """The shapes of equal parts for so many stages; none if there is an island that they do not fill."""
         cuts = even_shapes(self.shapes, self.islands, stages, self.options.stages_per_worker)
@@ -168,6 +201,9 @@ class _Search:
         """Finalists of all schedules, numbers of stages and islands allowed, and the least that any can take."""
         cost = self._cost
         exact = self.options.stages
+        if self.cut is not None:
+            given = self._given(self.cut)
+            return ([given], given.step_s) if given is not None else ([], 0.0)
         if exact is not None:
             rounds = self.options.stages_per_worker
             even = even_partition(
@@ -324,7 +360,7 @@ class _Search:
                 continue
             exact.append(found)
             planned.add(found.spans)
-            if self.options.stages is None:
+            if self._movable:
                 known = {c.spans for c in rough}
                 more = self._sorted([p for p in self._refined([found.spans]) if p.spans not in known])
                 rough += more
