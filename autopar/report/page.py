@@ -12,17 +12,17 @@ from autopar.report.common import (
     AMOUNTS,
     amounts,
     cause_text,
-    memory_section,
     percent_text,
     slower_text,
     summed,
     warning_sections,
 )
 from autopar.report.links import link_sections
+from autopar.report.memory import memory_section
 from autopar.report.parts import Column, Lines, Page, Section, Table, head
 from autopar.report.paths import merged, repeated
 from autopar.report.pipeline import pipeline_page
-from autopar.report.words import AxisUse, axis_uses, sentence
+from autopar.report.words import AxisUse, axis_uses, axis_words, sentence
 from autopar.units import bytes_text, seconds_text
 
 _PLACES = 8
@@ -114,9 +114,10 @@ def _communication(plan: PlanFacts) -> tuple[Section, ...]:
     if not records:
         return (Section("Communication", (Lines(("none",)),)),)
     total = f"{seconds_text(plan.communication_s)}, {bytes_text(plan.collective_bytes)} per device and step"
-    by_kind = summed(records, lambda c: (c.kind, " and ".join(c.axes)))
+    words = axis_words(plan)
+    by_kind = summed(records, lambda c: (c.kind, " and ".join(c.axes), words.get(c.axes[0], "")))
     kinds = Table(
-        (Column("collective"), Column("over"), *AMOUNTS),
+        (Column("collective"), Column("over"), Column("for"), *AMOUNTS),
         tuple((*key, *amounts(found)) for key, found in by_kind),
     )
     places = summed(records, lambda c: (c.phase, c.kind, " and ".join(c.axes), cause_text(c.cause), repeated(c.where)))

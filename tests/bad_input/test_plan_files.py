@@ -124,7 +124,7 @@ def test_a_file_of_format_1_is_read():
     """Written by autopar before plans had micro-batches and stages."""
     old = autopar.load_plan(Path(__file__).parent / "format-1.json")
     assert old.microbatches == 1 and not old.stages and not old.schedule
-    assert old.devices == 8 and "mesh x=8: " in str(old)
+    assert old.devices == 8 and " 8 (x)" in str(old)
     assert autopar.plan(step, STATE, X, Y, cluster="cpu:8", options=ONE).arguments == old.arguments
 
 
