@@ -13,7 +13,7 @@ from autopar.errors import PlanError
 from autopar.lower import shardings
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts, load, save
-from autopar.report import plan_text, print_plan
+from autopar.report import PlanDiff, diff, plan_text, print_plan
 from autopar.simulate import Simulation, simulate
 from autopar.trace import Traced
 
@@ -45,6 +45,26 @@ class Plan(PlanFacts):
     def simulate(self, **settings: Any) -> Simulation:
         """The plan in time, as :func:`autopar.simulate` has it, which also says what ``settings`` there are."""
         return simulate(self, **settings)
+
+    def diff(self, other: PlanFacts) -> PlanDiff:
+        """What changed from this plan to another one.
+
+        Args:
+          other: the later plan, of the same step or not.
+
+        Returns:
+          The changes in words and numbers: mesh, stages, layouts by layer, collectives by cause, time, memory and
+          proof. It prints as a page; ``same`` says whether there are any.
+
+        Example:
+          >>> import jax, autopar
+          >>> step = lambda w, x: w - 0.1 * jax.grad(lambda w: ((x @ w) ** 2).sum())(w)
+          >>> shapes = jax.ShapeDtypeStruct((64, 64), "float32"), jax.ShapeDtypeStruct((512, 64), "float32")
+          >>> one, two = (autopar.plan(step, *shapes, cluster=c) for c in ("h100:4", "h100:8"))
+          >>> one.diff(one).same, [(c.what, c.before, c.after) for c in one.diff(two).of("asked")]
+          (True, [('cluster', 'h100:4', 'h100:8')])
+        """
+        return diff(self, other)
 
     def __str__(self) -> str:
         return plan_text(self)

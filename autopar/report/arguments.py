@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autopar.plan import PlanFacts
 from autopar.report.parts import Column, Lines, Section, Table, head
-from autopar.report.paths import braced, dotted, keys, merged, repeated, shared_prefix
+from autopar.report.paths import braced, dotted, keys, merged, part_of, repeated, shared_prefix
 from autopar.report.placements import SAME, Placed, placed
 from autopar.report.words import array_text, ranges_text
 from autopar.units import bytes_text
@@ -131,17 +131,12 @@ def _siblings(rows: Iterable[_Row]) -> list[_Row]:
     """Leaves of the same part of the model as one row, where all is said alike."""
     alike: dict[tuple[str, Words, tuple[int, ...]], list[_Row]] = {}
     for row in rows:
-        alike.setdefault((_part(row.title), row.words, tuple(sorted(row.local_bytes))), []).append(row)
+        alike.setdefault((part_of(row.title), row.words, tuple(sorted(row.local_bytes))), []).append(row)
     return [
         _Row(both.names, braced([row.title for row in found]), both.words, both.local_bytes, both.first)
         for found in alike.values()
         for both in (_summed(found),)
     ]
-
-
-def _part(title: str) -> str:
-    """What siblings share: the layer; of what is no part of a layer all but the last key."""
-    return title.partition("[*].")[0] if "[*]." in title else title.rpartition(".")[0] or title
 
 
 def _summed(rows: Sequence[_Row]) -> _Row:

@@ -35,14 +35,33 @@ def stage_memory(stage: StageFacts) -> dict[str, int]:
       ``parameter``, ``optimizer``, ``gradient``, ``activation``, ``transient`` and ``other`` (the batch, what is sent
       and received, gaps between buffers). They sum to ``stage.peak_bytes``.
     """
-    held = dict.fromkeys((*_TITLES, _OTHER), 0)
-    for kind, nbytes in stage.plan.memory.items():
-        held[kind if kind in _TITLES else _OTHER] += nbytes
+    held = _by_kind(stage.plan.memory)
     further = (stage.in_flight - 1 - stage.pending) * stage.residual_bytes + stage.pending * stage.pending_bytes
     held["activation"] += further - stage.spared_bytes
     held["gradient"] += stage.handed_bytes
     held[_OTHER] += stage.waiting_bytes
     return held
+
+
+def peak_memory(plan: PlanFacts) -> dict[str, int]:
+    """Bytes on the fullest device at its peak, by the kinds of :func:`stage_memory`, with stages or without."""
+    if not plan.stages:
+        return _by_kind(plan.memory)
+    fullest = max(workers(plan), key=lambda stages: sum(plan.stages[s].peak_bytes for s in stages))
+    held = [stage_memory(plan.stages[s]) for s in fullest]
+    return {kind: sum(kinds[kind] for kinds in held) for kind in held[0]}
+
+
+def _by_kind(memory: Mapping[str, int]) -> dict[str, int]:
+    held = dict.fromkeys((*_TITLES, _OTHER), 0)
+    for kind, nbytes in memory.items():
+        held[kind if kind in _TITLES else _OTHER] += nbytes
+    return held
+
+
+def kind_text(kind: str) -> str:
+    """A kind of memory as people say it."""
+    return _TITLES.get(kind, kind)
 
 
 def stages_memory_section(plan: PlanFacts) -> Section:
@@ -73,7 +92,7 @@ def memory_section(plan: PlanFacts) -> Section:
     kinds = sorted(plan.memory.items(), key=lambda item: -item[1])
     peak = max(plan.peak_bytes, 1)
     small = sum(n for _, n in kinds if n < _LEAST * peak)
-    shown = [(_TITLES.get(kind, kind), n) for kind, n in kinds if n >= _LEAST * peak] + [(_OTHER, small)]
+    shown = [(kind_text(kind), n) for kind, n in kinds if n >= _LEAST * peak] + [(_OTHER, small)]
     rows = tuple((kind, bytes_text(n), *_shares(n, peak, limit)) for kind, n in shown if n)
     titles = ("bytes", "share", *(() if math.isinf(limit) else (f"of {bytes_text(limit)}",)))
     columns = (Column("held at the peak"), *(Column(t, right=True) for t in titles))

@@ -53,6 +53,15 @@ def merged(names: Sequence[str]) -> str:
     return _NUMBER.sub(lambda _: next(kept), names[0])
 
 
+def part_of(name: str) -> str:
+    """The part of a model that a dotted name is of: its layer, or what is above it.
+
+    >>> part_of("layers[*].attn.wk"), part_of("ln_f.scale"), part_of("wte")
+    ('layers', 'ln_f', 'wte')
+    """
+    return name.partition("[*].")[0] if "[*]." in name else name.rpartition(".")[0] or name
+
+
 def braced(names: Sequence[str], most: int = 5) -> str:
     """Dotted names as one, what they begin with said once.
 

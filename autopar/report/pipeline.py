@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from autopar.ir import remat_text
 from autopar.mesh import Cluster
-from autopar.plan import CollectiveRecord, PlanFacts, StageFacts
+from autopar.plan import PlanFacts, StageFacts
 from autopar.report.arguments import argument_sections
+from autopar.report.causes import causes
 from autopar.report.common import (
     AMOUNTS,
     amounts,
@@ -24,7 +25,7 @@ from autopar.report.drawing import drawing
 from autopar.report.links import link_sections
 from autopar.report.memory import stages_memory_section
 from autopar.report.parts import Column, Lines, Page, Section, Table, head
-from autopar.report.words import axis_words, pipeline_sentence, ranges_text, stages_text
+from autopar.report.words import pipeline_sentence, ranges_text, stages_text
 from autopar.units import bytes_text, seconds_text
 
 _STAGES = 12
@@ -175,34 +176,27 @@ def _drawing(plan: PlanFacts) -> tuple[Section, ...]:
 
 def _communication(plan: PlanFacts) -> Section:
     """Causes of all stages together: of each the stage that spends most on it."""
-    spent: dict[tuple[str, ...], dict[int, list[CollectiveRecord]]] = {}
-    for s, stage in enumerate(plan.stages):
-        words = axis_words(stage.plan)
-        for again, records in ((False, stage.plan.collectives), (True, stage.again)):
-            for c in records:
-                cause = ("again" if again else c.phase, c.kind, words.get(c.axes[0], ""))
-                spent.setdefault(cause, {}).setdefault(s, []).append(c)
-    if not spent:
+    shown, rest = head(causes(plan), _CAUSES)
+    if not shown:
         return Section("Communication inside the stages", (Lines(("none",)),))
-    busiest = {cause: max(found.values(), key=_seconds) for cause, found in spent.items()}
-    ranked = sorted(busiest, key=lambda cause: -_seconds(busiest[cause]))
-    shown, rest = head(ranked, _CAUSES)
-    everywhere = any(len(spent[cause]) < len(plan.stages) for cause in shown)
+    somewhere = any(len(cause.by_stage) < len(plan.stages) for cause in shown)
     rows = tuple(
-        (*cause, *((ranges_text(sorted(spent[cause])),) if everywhere else ()), *amounts(busiest[cause]))
+        (
+            cause.phase,
+            cause.kind,
+            cause.use,
+            *((ranges_text(sorted(cause.by_stage)),) if somewhere else ()),
+            *amounts(cause.most),
+        )
         for cause in shown
     )
     columns = (
         Column("phase"), Column("collective"), Column("for", narrowest=10),
-        *((Column("stages", narrowest=6),) if everywhere else ()), *AMOUNTS,
+        *((Column("stages", narrowest=6),) if somewhere else ()), *AMOUNTS,
     )  # fmt: skip
-    more = f"and {len(rest)} more: {seconds_text(sum(_seconds(busiest[cause]) for cause in rest))}" if rest else ""
+    more = f"and {len(rest)} more: {seconds_text(sum(cause.seconds for cause in rest))}" if rest else ""
     title = f"Communication in a step by cause, on a device{' of the busiest stage' if len(plan.stages) > 1 else ''}"
     return Section(title, (Table(columns, rows, more),))
-
-
-def _seconds(records: Sequence[CollectiveRecord]) -> float:
-    return sum(c.seconds for c in records)
 
 
 def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:

@@ -48,12 +48,19 @@ def print_plan(plan: PlanFacts, console: Console | None = None) -> None:
 def page_text(page: Page, width: int) -> str:
     """A page as plain text of at most ``width`` columns."""
     file = io.StringIO()
-    print_page(page, Console(file=file, width=width, color_system=None, highlight=False, legacy_windows=False))
+    _render(page, Console(file=file, width=width, color_system=None, highlight=False, legacy_windows=False))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
 def print_page(page: Page, console: Console) -> None:
-    """Print a page."""
+    """Print a page: with colour on a terminal, else as plain text."""
+    if console.is_terminal:
+        _render(page, console)
+    else:
+        console.print(page_text(page, console.width), end="", markup=False, highlight=False, soft_wrap=True)
+
+
+def _render(page: Page, console: Console) -> None:
     for part in _rendered(page, console.width):
         console.print(part)
 

@@ -37,7 +37,9 @@ def one_message(text):
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("command", [(), ("plan",), ("show",), ("simulate",), ("sweep",), ("train",), ("models",)])
+@pytest.mark.parametrize(
+    "command", [(), ("plan",), ("show",), ("diff",), ("simulate",), ("sweep",), ("train",), ("models",)]
+)
 def test_help_shows_examples(capsys, command):
     status, out, _ = run(capsys, *command, "--help")
     assert status == 0
@@ -73,6 +75,18 @@ def test_saved_plans_are_shown_again(capsys, saved):
     assert status == 0 and "x=2" in out and "y=4" in out
     _, text, _ = run(capsys, "show", str(saved), "--json")
     assert json.loads(text) == json.loads(saved.read_text())
+
+
+def test_plans_are_compared_with_a_status_for_scripts(capsys, saved, tmp_path):
+    status, out, _ = run(capsys, "diff", str(saved), str(saved))
+    assert status == 0 and "The plans are the same." in out
+    other = tmp_path / "other.json"
+    run(capsys, "plan", *MLP, "--strategy", "data", "--save", str(other))
+    status, out, _ = run(capsys, "diff", str(saved), str(other))
+    assert status == 1 and "strategy  auto    data" in out and "Time of a step" in out
+    status, out, _ = run(capsys, "diff", str(other), str(saved), "--json")
+    data = json.loads(out)
+    assert status == 1 and not data["same"] and data["after"]["step_s"] == json.loads(saved.read_text())["step_s"]
 
 
 def test_train_runs_a_saved_plan_and_compares(capsys, saved):
@@ -186,6 +200,7 @@ def test_models(capsys):
         (("plan", "mlp", "--microbatches", "2", "--stages", "3"), "3 equal stages do not divide the 8 devices"),
         (("train", "mlp", "--runtime", "rey", "--steps", "1"), "did you mean 'ray'?"),
         (("show", "nowhere.json"), "nowhere.json"),
+        (("diff", "nowhere.json", "nowhere.json"), "nowhere.json"),
         (("train", "mlp", "--cluster", "cpu:16", "--mesh", "16"), "jax sees 8 cpu devices"),
     ],
 )
