@@ -17,6 +17,7 @@ from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
 from autopar.cli.arguments import check_folder, find_cluster, find_data, find_model, provide_devices
 from autopar.cli.calibrating import calibrate_command
 from autopar.cli.diffing import diff_command
+from autopar.cli.exporting import export_command
 from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, ProfileFile, Sizes, with_planning_options
 from autopar.cli.predicting import predict_command
 from autopar.cli.progress import notes, planning, record_to, training
@@ -100,6 +101,7 @@ def show(plan_file: PlanFile, json: Json = False) -> None:
 
 
 app.command("diff")(diff_command)
+app.command("export")(export_command)
 app.command("simulate")(simulate_command)
 app.command("sweep")(sweep_command)
 

@@ -52,6 +52,6 @@ def test_the_sentence_is_in_the_words_of_the_field():
 def test_layouts_are_in_words_and_layers_are_said_once():
     rows = [" ".join(line.split()) for line in plan_text(saved("gpt-39b-v100")).splitlines()]
     table = rows[next(i for i, row in enumerate(rows) if row.startswith("Parameters")) :]
-    assert "layers[*].attn.wo x24 0-7 64x128x8192 by heads over x 672 MiB" in table
-    assert "layers[*].attn.{wk, x72 0-7 8192x64x128 by heads over x 1.97 GiB" in table and "wq, wv}" in table
+    assert "layers[*].attn.wo x48 0-7 64x128x8192 by heads over x 672 MiB" in table
+    assert "layers[*].attn.{wk, x144 0-7 8192x64x128 by heads over x 1.97 GiB" in table and "wq, wv}" in table
     assert "wte 7 51200x8192 by vocabulary over x 600 MiB" in table
