@@ -38,7 +38,7 @@ def one_message(text):
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("plan",), ("show",), ("diff",), ("simulate",), ("sweep",), ("train",), ("models",)]
+    "command", [(), ("plan",), ("show",), ("diff",), ("export",), ("simulate",), ("sweep",), ("train",), ("models",)]
 )
 def test_help_shows_examples(capsys, command):
     status, out, _ = run(capsys, *command, "--help")
@@ -87,6 +87,17 @@ def test_plans_are_compared_with_a_status_for_scripts(capsys, saved, tmp_path):
     status, out, _ = run(capsys, "diff", str(other), str(saved), "--json")
     data = json.loads(out)
     assert status == 1 and not data["same"] and data["after"]["step_s"] == json.loads(saved.read_text())["step_s"]
+
+
+@pytest.mark.parametrize(
+    "form, start",
+    [("specs", 'r"""How '), ("mermaid", "flowchart LR"), ("graphviz", "digraph plan {"), ("perfetto", '{"')],
+)
+def test_plans_are_exported_to_standard_output_or_a_file(capsys, saved, tmp_path, form, start):
+    status, out, _ = run(capsys, "export", str(saved), "--format", form)
+    assert status == 0 and out.startswith(start) and out.endswith("\n")
+    status, nothing, err = run(capsys, "export", str(saved), "--format", form, "-o", str(tmp_path / "out"))
+    assert status == 0 and not nothing and "wrote" in err and (tmp_path / "out").read_text() == out
 
 
 def test_train_runs_a_saved_plan_and_compares(capsys, saved):
@@ -201,6 +212,9 @@ def test_models(capsys):
         (("train", "mlp", "--runtime", "rey", "--steps", "1"), "did you mean 'ray'?"),
         (("show", "nowhere.json"), "nowhere.json"),
         (("diff", "nowhere.json", "nowhere.json"), "nowhere.json"),
+        (("export", "nowhere.json"), "nowhere.json"),
+        (("export", "nowhere.json", "--format", "dot"), "cannot be exported as 'dot': Known: graphviz, mermaid"),
+        (("export", "nowhere.json", "-o", "no/such/folder/x"), "there is no folder"),
         (("train", "mlp", "--cluster", "cpu:16", "--mesh", "16"), "jax sees 8 cpu devices"),
     ],
 )

@@ -1,5 +1,6 @@
 """The pages of large plans: two screens at most, whatever the depth, and every byte of a stage accounted for."""
 
+import functools
 import lzma
 from pathlib import Path
 
@@ -16,6 +17,7 @@ LARGE = ("gpt-39b-v100", "gpt-39b-h100")
 ALL = (*LARGE, *(f"gpt-{layers}-layers-{stages}-stages" for layers in (12, 96) for stages in (1, 4)))
 
 
+@functools.cache
 def saved(name):
     return from_json(lzma.decompress((SAVED / f"{name}.json.xz").read_bytes()).decode(), name)
 
