@@ -91,8 +91,8 @@ def from_json(text: str, source: str = "plan") -> PlanFacts:
         by = data.get("autopar")
         writer, needed = (f" ({by})", f"{by} or newer") if by else ("", f"a version that reads plan format {version}")
         raise PlanError(
-            f"{source} was saved by a newer autopar{writer}: it has plan format {version}, this autopar ({__version__}) "
-            f"reads formats up to {FORMAT}. Upgrade autopar to {needed}, or plan again with this version."
+            f"{source} was saved by a newer autopar{writer}: it has plan format {version}, this autopar "
+            f"({__version__}) reads formats up to {FORMAT}. Upgrade autopar to {needed}, or plan again with this version."
         )
     try:
         plan = _decode(data)
