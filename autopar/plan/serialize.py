@@ -92,7 +92,7 @@ def from_json(text: str, source: str = "plan") -> PlanFacts:
         writer, needed = (f" ({by})", f"{by} or newer") if by else ("", f"a version that reads plan format {version}")
         raise PlanError(
             f"{source} was saved by a newer autopar{writer}: it has plan format {version}, this autopar "
-            f"({__version__}) reads formats up to {FORMAT}. Upgrade autopar to {needed}, or plan again with this version."
+            f"({__version__}) reads formats up to {FORMAT}. Upgrade autopar to {needed}, or plan again with this one."
         )
     try:
         plan = _decode(data)

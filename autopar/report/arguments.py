@@ -25,6 +25,8 @@ _STAGED = (
     (("optimizer", "state", "batch", "constant"), "Batch and other state", 3),
 )
 
+_CAPTURED = "(captured)"
+
 Words = tuple[str, ...]
 
 
@@ -71,21 +73,25 @@ def argument_sections(plan: PlanFacts) -> tuple[Section, ...]:
 def _section(members: Sequence[tuple[int, Placed]], title: str, limit: int, *, staged: bool) -> Section:
     parameters = members[0][1].argument.kind == "parameter"
     grown = parameters and any(p.state for _, p in members)
-    root = shared_prefix([keys(p.argument.name) for _, p in members])
+    paths = [keys(p.argument.name) for _, p in members]
+    root, below = len(shared_prefix(paths)), {path[-1:] for path in paths}
+    end = (
+        -1 if below == {("value",)} and min(map(len, paths)) > root + 1 else None
+    )  # the leaf of every flax.nnx variable
     dtypes = {p.argument.dtype for _, p in members}
-    rows = [_row(s, p, len(root), grown, typed=len(dtypes) > 1) for s, p in members]
+    rows = [_row(s, p, slice(root, end), grown, typed=len(dtypes) > 1) for s, p in members]
     of = f", {dtypes.pop()}" if len(dtypes) == 1 else ""
     title = f"{title}{of}{', with their optimizer state' if grown else ''}"
     heading = f"{title}: {'at most ' if staged else ''}{bytes_text(_summed(rows).most_bytes)} per device"
     if not parameters and not staged and len(rows) > 3 and all(p.words == "whole" for _, p in members):
         return Section(heading, (Lines((f"{len(rows)} arrays, all whole on every device",)),))
-    return Section(heading, (_table(dotted(root) or "name", rows, limit, staged=staged),))
+    return Section(heading, (_table(dotted(paths[0][:root]) or "name", rows, limit, staged=staged),))
 
 
-def _row(stage: int, found: Placed, root: int, grown: bool, *, typed: bool) -> _Row:
+def _row(stage: int, found: Placed, told: slice, grown: bool, *, typed: bool) -> _Row:
     a = found.argument
     array = array_text(a.shape, a.dtype) if typed else "x".join(map(str, a.shape)) or "scalar"
-    name = dotted(keys(a.name)[root:])
+    name = dotted(keys(a.name)[told]) or _CAPTURED
     state = f"; state {found.state or 'none'}" if grown and found.state != SAME else ""
     return _Row((name,), name, (array, found.words + state), {stage: found.local_bytes}, a.kind == "batch")
 
@@ -141,7 +147,8 @@ def _siblings(rows: Iterable[_Row]) -> list[_Row]:
 
 def _summed(rows: Sequence[_Row]) -> _Row:
     """Rows as one; a name that several stages have is one array."""
-    names = tuple(dict.fromkeys(name for row in rows for name in row.names))
+    names = tuple(name for row in rows for name in row.names)
+    names = names if _CAPTURED in names else tuple(dict.fromkeys(names))
     total: dict[int, int] = {}
     for row in rows:
         for stage, nbytes in row.local_bytes.items():

@@ -9,7 +9,7 @@ from rich.console import Console
 from autopar.mesh import Cluster
 from autopar.plan import Certificate, RunnerUp
 from autopar.report import plan_text, print_plan
-from tests.report.plans import collective, decoder
+from tests.report.plans import PARAMS, WHOLE, collective, decoder, leaf
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -76,6 +76,16 @@ def test_equal_warnings_are_said_once():
     text = plan_text(decoder(warnings=warnings))
     assert text.count("kept whole") == 1
     assert "(and 95 alike)" in text
+
+
+def test_constants_have_no_names_and_variables_of_nnx_no_leaf():
+    arrays = [leaf(f"{PARAMS}.layers[{i}].kernel.value", (8, 8), WHOLE, "parameter") for i in range(3)]
+    arrays += [leaf(f"{PARAMS}.head.value", (8,), WHOLE, "parameter")]
+    arrays += [leaf("", (5,), WHOLE, "constant"), leaf("", (5,), WHOLE, "constant")]
+    text = plan_text(decoder(0, arrays, []))
+    assert _row(text, "layers[*].kernel").split() == ["layers[*].kernel", "x3", "8x8", "whole", "768", "B"]
+    assert _row(text, "(captured)").split() == ["(captured)", "x2", "5", "whole", "40", "B"]
+    assert ".value" not in text
 
 
 def test_unproven_and_given_plans_say_so():
