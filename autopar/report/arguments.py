@@ -14,11 +14,9 @@ from autopar.units import bytes_text
 
 # (kinds of arguments, the title of their section, rows of its table)
 _PLAIN = (
-    (("parameter",), "Parameters", 16),
-    (("optimizer",), "Optimizer state", 16),
-    (("state",), "Other state", 16),
-    (("batch",), "Batch", 16),
-    (("constant",), "Constants", 16),
+    (("parameter",), "Parameters", 12),
+    (("optimizer",), "Optimizer state", 6),
+    (("batch", "state", "constant"), "Batch and other state", 6),
 )
 _STAGED = (
     (("parameter",), "Parameters", 8),

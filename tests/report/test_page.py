@@ -84,7 +84,7 @@ def test_constants_have_no_names_and_variables_of_nnx_no_leaf():
     arrays += [leaf("", (5,), WHOLE, "constant"), leaf("", (5,), WHOLE, "constant")]
     text = plan_text(decoder(0, arrays, []))
     assert _row(text, "layers[*].kernel").split() == ["layers[*].kernel", "x3", "8x8", "whole", "768", "B"]
-    assert _row(text, "(captured)").split() == ["(captured)", "x2", "5", "whole", "40", "B"]
+    assert _row(text, "(captured)").split() == ["(captured)", "x2", "f32[5]", "whole", "40", "B"]
     assert ".value" not in text
 
 

@@ -13,7 +13,7 @@ from autopar.report.memory import stage_memory
 
 SAVED = Path(__file__).parent / "saved"
 SCREEN = 50
-LARGE = ("gpt-39b-v100", "gpt-39b-h100")
+LARGE = ("gpt-39b-v100", "gpt-39b-h100", "gpt-39b-one-mesh")
 ALL = (*LARGE, *(f"gpt-{layers}-layers-{stages}-stages" for layers in (12, 96) for stages in (1, 4)))
 
 
