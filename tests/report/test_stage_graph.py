@@ -1,6 +1,7 @@
 """The stages as a graph: both languages are read back by parsers of others or of our own, and say the same."""
 
 import re
+from pathlib import Path
 
 import pydot
 import pytest
@@ -90,6 +91,12 @@ def test_gpt_39b_ties_its_embedding_across_the_pipeline():
     assert (tied.source, tied.target) == (0, 7) and tied.lines[:2] == ("shared: wte", "1.56 GiB of gradients each way")
     layers = [node.lines[1] for node in stage_graph(saved("gpt-39b-v100")).nodes]
     assert layers[0] == "layers 0-5, wpe, wte" and layers[-1] == "layers 42-47, ln_f, wte"
+
+
+def test_the_graph_in_the_guide_is_that_of_the_saved_plan():
+    page = (Path(__file__).parents[2] / "docs" / "exporting.md").read_text()
+    (shown,) = re.findall(r"```mermaid\n(.*?)```", page, re.DOTALL)
+    assert set(shown.splitlines()) <= set(mermaid(stage_graph(saved("gpt-39b-v100"))).splitlines())
 
 
 def test_labels_are_escaped():
