@@ -40,11 +40,10 @@ from autopar.planner import Options
 from autopar.sharding.rules import register_rule
 from autopar.simulate import Simulation, simulate
 from autopar.sweep import SweepResult, sweep
+from autopar.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from autopar.sizing import predict
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Audit",

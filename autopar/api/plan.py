@@ -9,11 +9,11 @@ from typing import Any, Self
 import jax
 from jax.sharding import Mesh
 
-from autopar.errors import PlanError
+from autopar.errors import OptionError, PlanError, nearest
 from autopar.lower import shardings
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts, load, save
-from autopar.report import plan_text, print_plan
+from autopar.report import GRAPHS, PlanDiff, diff, partition_specs, plan_text, print_plan, stage_graph
 from autopar.simulate import Simulation, simulate
 from autopar.trace import Traced
 
@@ -46,36 +46,89 @@ class Plan(PlanFacts):
         """The plan in time, as :func:`autopar.simulate` has it, which also says what ``settings`` there are."""
         return simulate(self, **settings)
 
+    def diff(self, other: PlanFacts) -> PlanDiff:
+        """What changed from this plan to another one.
+
+        Args:
+          other: the later plan, of the same step or not.
+
+        Returns:
+          The changes in words and numbers: mesh, stages, layouts by layer, collectives by cause, time, memory and
+          proof. It prints as a page; ``same`` says whether there are any.
+
+        Example:
+          >>> import jax, autopar
+          >>> step = lambda w, x: w - 0.1 * jax.grad(lambda w: ((x @ w) ** 2).sum())(w)
+          >>> shapes = jax.ShapeDtypeStruct((64, 64), "float32"), jax.ShapeDtypeStruct((512, 64), "float32")
+          >>> one, two = (autopar.plan(step, *shapes, cluster=c) for c in ("h100:4", "h100:8"))
+          >>> one.diff(one).same, [(c.what, c.before, c.after) for c in one.diff(two).of("asked")]
+          (True, [('cluster', 'h100:4', 'h100:8')])
+        """
+        return diff(self, other)
+
     def __str__(self) -> str:
         return plan_text(self)
 
-    def shardings(self, mesh: Mesh) -> Any:
+    def shardings(self, mesh: Mesh, *, stage: int | None = None) -> Any:
         """The arguments' layouts for another trainer.
 
         Args:
-          mesh: a jax mesh with this plan's axis names and sizes.
+          mesh: a jax mesh with this plan's axis names and sizes, or with those of the stage.
+          stage: of a plan with stages, which one.
 
         Returns:
           ``(args, kwargs)`` of NamedSharding in the structure of the step's arguments; a dict by argument path
-          where the plan was loaded from a file (a file knows paths, not pytrees).
+          where the plan was loaded from a file (a file knows paths, not pytrees), or of a stage.
 
         Raises:
-          PlanError: the mesh has other axes, or the plan has stages, each with a mesh of its own.
+          PlanError: the mesh has other axes; the plan has stages, each with a mesh of its own, and none was named;
+            there is no such stage.
         """
-        if self.stages:
+        part = self._part(stage)
+        found = tuple((str(n), int(s)) for n, s in mesh.shape.items())
+        wanted = tuple((a.name, a.size) for a in part.mesh)
+        if found != wanted:
+            of = "plan" if stage is None else f"plan of stage {stage}"
+            raise PlanError(f"the {of} is for a mesh with axes {dict(wanted)}; found {dict(found)}.")
+        leaves, _ = shardings(part, mesh)
+        if self.in_tree is None or stage is not None:
+            names = [a.name for a in part.arguments if a.kind != "constant"]
+            return {name: leaf for name, leaf in zip(names, leaves, strict=True) if name}
+        return jax.tree.unflatten(self.in_tree, leaves)
+
+    def _part(self, stage: int | None) -> PlanFacts:
+        """The plan of one mesh that is meant."""
+        if stage is None and self.stages:
             raise PlanError(
                 f"a plan of {len(self.stages)} stages has no layouts on one mesh: each stage has its own devices and "
-                "mesh. See plan.stages[0].plan.arguments for the layouts of stage 0, or plan without stages."
+                "mesh. Ask for those of one, plan.shardings(mesh, stage=0), or plan without stages."
             )
-        found = tuple((str(n), int(s)) for n, s in mesh.shape.items())
-        wanted = tuple((a.name, a.size) for a in self.mesh)
-        if found != wanted:
-            raise PlanError(f"the plan is for a mesh with axes {dict(wanted)}; found {dict(found)}.")
-        leaves, _ = shardings(self, mesh)
-        if self.in_tree is None:
-            names = [a.name for a in self.arguments if a.kind != "constant"]
-            return dict(zip(names, leaves, strict=True))
-        return jax.tree.unflatten(self.in_tree, leaves)
+        if stage is not None and not 0 <= stage < len(self.stages):
+            has = f"{len(self.stages)} stages, counted from 0" if self.stages else "no stages"
+            raise PlanError(f"there is no stage {stage}: the plan has {has}.")
+        return self if stage is None else self.stages[stage].plan
+
+    def partition_specs(self) -> str:
+        """The arguments' layouts as Python text to paste into another trainer, layers said once.
+
+        Returns:
+          A module that needs jax and numpy alone: the mesh, a PartitionSpec for every array by patterns of paths, and a
+          function that makes NamedShardings of them. With stages a mesh and patterns for each.
+        """
+        return partition_specs(self)
+
+    def stage_graph(self, form: str = "mermaid") -> str:
+        """The stages as a graph: layers, devices, seconds and memory of each, and what passes between them.
+
+        Args:
+          form: ``mermaid``, a flowchart that GitHub draws, or ``graphviz``, in the DOT language.
+
+        Raises:
+          OptionError: another form was asked for.
+        """
+        if form not in GRAPHS:
+            raise OptionError(f"there is no stage graph in the form {form!r}: {nearest(form, GRAPHS)}")
+        return GRAPHS[form](stage_graph(self))
 
 
 def load_plan(path: str | os.PathLike[str], *, cluster: str | Cluster | None = None) -> Plan:

@@ -16,6 +16,8 @@ from rich.text import Text
 from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
 from autopar.cli.arguments import check_folder, find_cluster, find_data, find_model, provide_devices
 from autopar.cli.calibrating import calibrate_command
+from autopar.cli.diffing import diff_command
+from autopar.cli.exporting import export_command
 from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, ProfileFile, Sizes, with_planning_options
 from autopar.cli.predicting import predict_command
 from autopar.cli.progress import notes, planning, record_to, training
@@ -98,6 +100,8 @@ def show(plan_file: PlanFile, json: Json = False) -> None:
     _show(load_plan(plan_file), json)
 
 
+app.command("diff")(diff_command)
+app.command("export")(export_command)
 app.command("simulate")(simulate_command)
 app.command("sweep")(sweep_command)
 

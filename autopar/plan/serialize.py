@@ -26,13 +26,14 @@ from autopar.plan.facts import (
 )
 from autopar.sharding import layout as lay
 from autopar.sharding.layout import Layout, Move
+from autopar.version import __version__
 
 _KIND = "autopar plan"
 
 
 def to_json(plan: PlanFacts) -> str:
-    """The plan as JSON text."""
-    return json.dumps({"kind": _KIND, "format": FORMAT, **_encode(plan)}, indent=1)
+    """The plan as JSON text, under a head: what it is, in which format, and by which autopar."""
+    return json.dumps({"kind": _KIND, "format": FORMAT, "autopar": __version__, **_encode(plan)}, indent=1)
 
 
 def _encode(plan: PlanFacts) -> dict[str, Any]:
@@ -87,9 +88,11 @@ def from_json(text: str, source: str = "plan") -> PlanFacts:
     if type(version) is not int or version < 1:
         raise PlanError(f"{source} is damaged: its plan format is {version!r}, not a number. Save the plan again.")
     if version > FORMAT:
+        by = data.get("autopar")
+        writer, needed = (f" ({by})", f"{by} or newer") if by else ("", f"a version that reads plan format {version}")
         raise PlanError(
-            f"{source} was saved by a newer autopar: it has plan format {version}, this autopar reads formats up to "
-            f"{FORMAT}. Upgrade autopar, or plan again with this version."
+            f"{source} was saved by a newer autopar{writer}: it has plan format {version}, this autopar "
+            f"({__version__}) reads formats up to {FORMAT}. Upgrade autopar to {needed}, or plan again with this one."
         )
     try:
         plan = _decode(data)

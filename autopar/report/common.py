@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from autopar.mesh import Cluster, Device
 from autopar.plan import CollectiveRecord, PlanFacts
-from autopar.report.parts import Column, Lines, Section, Table
+from autopar.report.parts import Column, Lines, Section
 from autopar.units import bytes_text, seconds_text
 
 _WARNINGS = 8
@@ -68,13 +68,12 @@ def device_names(plan: PlanFacts) -> tuple[str, ...]:
     return tuple(devices[i].name + (f" of island {i}" if shared else "") for i in islands)
 
 
-def memory_section(plan: PlanFacts, of: str = "per device") -> Section:
-    """What is held at the peak, by kind."""
-    kinds = sorted(plan.memory.items(), key=lambda item: -item[1])
-    peak = max(plan.peak_bytes, 1)
-    rows = tuple((kind, bytes_text(n), percent_text(n / peak)) for kind, n in kinds if n)
-    columns = (Column("held at the peak"), Column("bytes", right=True), Column("share", right=True))
-    return Section(f"Memory: {bytes_text(plan.peak_bytes)} {of}", (Table(columns, rows),))
+def workers(plan: PlanFacts) -> list[list[int]]:
+    """For each group of devices that has stages, these stages."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for s, stage in enumerate(plan.stages):
+        found.setdefault(stage.devices, []).append(s)
+    return list(found.values())
 
 
 def slower_text(step_s: float, best_s: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autopar.plan import PlanFacts
+from autopar.report.common import workers
 from autopar.simulate import Timeline, simulate_plan
 
 _NARROWEST = 2.0  # columns of the mean task, below which the drawing says nothing
@@ -24,8 +25,8 @@ def drawing(plan: PlanFacts, width: int = 76) -> tuple[str, ...]:
     if not plan.step_s:
         return ()
     timeline = simulate_plan(plan)
-    workers = _workers(plan)
-    names = [f"stage {', '.join(map(str, stages))}  " for stages in workers]
+    found = workers(plan)
+    names = [f"stage {', '.join(map(str, stages))}  " for stages in found]
     labels = [name.rjust(max(map(len, names))) for name in names]
     columns = width - len(labels[0])
     per_column_s = plan.step_s / columns
@@ -35,17 +36,9 @@ def drawing(plan: PlanFacts, width: int = 76) -> tuple[str, ...]:
     return tuple(label + _row(plan, timeline, w, columns) for w, label in enumerate(labels))
 
 
-def _workers(plan: PlanFacts) -> list[list[int]]:
-    """For each worker, its stages: those on the same devices."""
-    found: dict[tuple[int, int], list[int]] = {}
-    for s, stage in enumerate(plan.stages):
-        found.setdefault(stage.devices, []).append(s)
-    return list(found.values())
-
-
 def _row(plan: PlanFacts, timeline: Timeline, worker: int, columns: int) -> str:
     per_column_s = plan.step_s / columns
-    stages = _workers(plan)[worker]
+    stages = workers(plan)[worker]
     row = [_IDLE] * columns
     spans = [
         (f"{e.task.kind.value}{f'{e.task.stage}.' if len(stages) > 1 else ''}{e.task.microbatch}", e.start_s, e.end_s)

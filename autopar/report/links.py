@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from autopar.cost import level_parts, transfer_s
@@ -12,12 +12,13 @@ from autopar.mesh import Cluster, children_crossed, link_between
 from autopar.plan import CollectiveRecord, PlanFacts, StageFacts
 from autopar.report.common import cause_text, percent_text
 from autopar.report.parts import Column, Lines, Section, Table, head
-from autopar.report.words import axis_words, unstacked
+from autopar.report.words import axis_words
 from autopar.sharding.layout import Collective
 from autopar.simulate import simulate_plan
 from autopar.units import bytes_text, seconds_text
 
-_ROWS = 10
+_ROWS = 5
+_PIPELINE = "pipeline"
 
 Link = tuple[int, ...]
 """A level of an island, as (island, level); or what joins two islands, as (first, -1, second)."""
@@ -65,7 +66,7 @@ def _all(plan: PlanFacts) -> Iterator[Traffic]:
     cluster = Cluster.from_dict(plan.cluster)
     for stage in plan.stages:
         island = cluster.island_at(stage.devices[0])
-        yield from _inside(stage.plan, stage.collectives, island, axis_words(unstacked(stage.plan)))
+        yield from _inside(stage.plan, stage.collectives, island, axis_words(stage.plan))
     for s, (a, b) in enumerate(zip(plan.stages, plan.stages[1:], strict=False)):
         link = _link_of(cluster, a, b)
         if link is None:
@@ -75,7 +76,7 @@ def _all(plan: PlanFacts) -> Iterator[Traffic]:
         nbytes, seconds = sum(messages), sum(transfer_s(level, n) for n in messages)
         count = plan.microbatches * len(messages)
         why = f"stage {s} <-> {s + 1}" if len(messages) > 1 else f"stage {s} -> {s + 1}"
-        yield Traffic(link, "pipeline", why, count, plan.microbatches * nbytes, plan.microbatches * seconds)
+        yield Traffic(link, _PIPELINE, why, count, plan.microbatches * nbytes, plan.microbatches * seconds)
 
 
 def _link_of(cluster: Cluster, a: StageFacts, b: StageFacts) -> Link | None:
@@ -180,7 +181,7 @@ def link_sections(plan: PlanFacts) -> tuple[Section, ...]:
     traffic = link_traffic(plan)
     if not traffic:
         return (Section("What crosses each link", (Lines(("nothing",)),)),)
-    shown, rest = head([t for t in traffic if t.link[1]], _ROWS)
+    shown, rest = head(_alike(t for t in traffic if t.link[1]), _ROWS)
     rows = tuple(
         (link_text(cluster, t.link), t.use, t.why, f"{t.count:,}", bytes_text(t.bytes), seconds_text(t.seconds))
         for t in shown
@@ -193,6 +194,18 @@ def link_sections(plan: PlanFacts) -> tuple[Section, ...]:
     title = "What crosses each link, per device and step" + (", of the busiest stage" if len(plan.stages) > 1 else "")
     costs = Lines(_costs(plan, cluster, traffic))
     return (Section(title, (Table(columns, rows, more), costs) if rows else (costs,)),)
+
+
+def _alike(traffic: Iterable[Traffic]) -> list[Traffic]:
+    """Equal traffic between stages said once."""
+    groups: dict[tuple[Link, str, int, str, str, str], list[Traffic]] = {}
+    for t in traffic:
+        alike = "" if t.use == _PIPELINE else t.why
+        groups.setdefault((t.link, t.use, t.count, bytes_text(t.bytes), seconds_text(t.seconds), alike), []).append(t)
+    return [
+        found[0] if len(found) == 1 else dataclasses.replace(found[0], why=f"{found[0].why} ({len(found)} alike)")
+        for found in groups.values()
+    ]
 
 
 def _costs(plan: PlanFacts, cluster: Cluster, traffic: tuple[Traffic, ...]) -> tuple[str, ...]:

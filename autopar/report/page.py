@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from autopar.mesh import Cluster
-from autopar.plan import PlanFacts
+from autopar.plan import CollectiveRecord, PlanFacts
 from autopar.report.arguments import argument_sections
 from autopar.report.common import (
     AMOUNTS,
     amounts,
     cause_text,
-    memory_section,
     percent_text,
     slower_text,
     summed,
     warning_sections,
 )
 from autopar.report.links import link_sections
+from autopar.report.memory import memory_section
 from autopar.report.parts import Column, Lines, Page, Section, Table, head
 from autopar.report.paths import merged, repeated
 from autopar.report.pipeline import pipeline_page
-from autopar.report.words import AxisUse, axis_uses, sentence
+from autopar.report.words import AxisUse, axis_uses, axis_words, sentence
 from autopar.units import bytes_text, seconds_text
 
-_PLACES = 8
-_RUNNERS_UP = 5
+_KINDS = 6
+_PLACES = 6
+_RUNNERS_UP = 3
 
 
 def plan_page(plan: PlanFacts) -> Page:
@@ -114,32 +115,38 @@ def _communication(plan: PlanFacts) -> tuple[Section, ...]:
     if not records:
         return (Section("Communication", (Lines(("none",)),)),)
     total = f"{seconds_text(plan.communication_s)}, {bytes_text(plan.collective_bytes)} per device and step"
-    by_kind = summed(records, lambda c: (c.kind, " and ".join(c.axes)))
+    words = axis_words(plan)
+    by_kind = summed(records, lambda c: (c.kind, " and ".join(c.axes), words.get(c.axes[0], "")))
+    shown_kinds, rest_kinds = head(by_kind, _KINDS)
     kinds = Table(
-        (Column("collective"), Column("over"), *AMOUNTS),
-        tuple((*key, *amounts(found)) for key, found in by_kind),
+        (Column("collective"), Column("over"), Column("for"), *AMOUNTS),
+        tuple((*key, *amounts(found)) for key, found in shown_kinds),
+        _left(rest_kinds),
     )
     places = summed(records, lambda c: (c.phase, c.kind, " and ".join(c.axes), cause_text(c.cause), repeated(c.where)))
     shown, rest = head(places, _PLACES)
-    more = ""
-    if rest:
-        left = [c for _, found in rest for c in found]
-        count, nbytes, seconds = amounts(left)
-        more = f"and {len(rest)} more: {count} collectives, {nbytes}, {seconds}"
     several = sum(a.size > 1 for a in plan.mesh) > 1
-    columns = (Column("phase"), Column("why", narrowest=14), Column("where", narrowest=16), *AMOUNTS)
+    columns = (Column("phase"), Column("why", narrowest=14), Column("where", narrowest=16), *AMOUNTS[1:])
     where = Table(
         columns,
         tuple(
-            (phase, f"{cause} over {axes}" if several else cause, merged([c.where for c in found]), *amounts(found))
+            (phase, f"{cause} over {axes}" if several else cause, merged([c.where for c in found]), *amounts(found)[1:])
             for (phase, _, axes, cause, _), found in shown
         ),
-        more,
+        _left(rest),
     )
     return (
         Section(f"Communication: {total}", (kinds,)),
         Section("Where it is needed, longest first", (where,)),
     )
+
+
+def _left(rest: Sequence[tuple[tuple[str, ...], Sequence[CollectiveRecord]]]) -> str:
+    """What is left out of a table of collectives."""
+    if not rest:
+        return ""
+    count, nbytes, seconds = amounts([c for _, found in rest for c in found])
+    return f"and {len(rest)} more: {count} collectives, {nbytes}, {seconds}"
 
 
 def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:

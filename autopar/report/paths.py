@@ -53,6 +53,30 @@ def merged(names: Sequence[str]) -> str:
     return _NUMBER.sub(lambda _: next(kept), names[0])
 
 
+def part_of(name: str) -> str:
+    """The part of a model that a dotted name is of: its layer, or what is above it.
+
+    >>> part_of("layers[*].attn.wk"), part_of("ln_f.scale"), part_of("wte")
+    ('layers', 'ln_f', 'wte')
+    """
+    return name.partition("[*].")[0] if "[*]." in name else name.rpartition(".")[0] or name
+
+
+def braced(names: Sequence[str], most: int = 5) -> str:
+    """Dotted names as one, what they begin with said once.
+
+    >>> braced(["layers[*].attn.wk", "layers[*].attn.wq"]), braced(["a.b", "a.c.d"], most=1), braced(["wte"])
+    ('layers[*].attn.{wk, wq}', 'a.{b, and 1 more}', 'wte')
+    """
+    if len(names) == 1:
+        return names[0]
+    paths = [tuple(name.split(".")) for name in names]
+    same = shared_prefix(paths)
+    rest = [".".join(path[len(same) :]) for path in paths]
+    shown = rest[:most] + ([f"and {len(rest) - most} more"] if len(rest) > most else [])
+    return ".".join((*same, "{" + ", ".join(shown) + "}"))
+
+
 def shared_prefix(paths: Iterable[Keys]) -> Keys:
     """The keys that all paths begin with, leaving at least one key of each."""
     found = [p[:-1] for p in paths]

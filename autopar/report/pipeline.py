@@ -7,29 +7,31 @@ import math
 from collections.abc import Sequence
 
 from autopar.ir import remat_text
-from autopar.mesh import Cluster, Device
-from autopar.plan import CollectiveRecord, PipelineRunnerUp, PlanFacts, StageFacts
+from autopar.mesh import Cluster
+from autopar.plan import PlanFacts, StageFacts
+from autopar.report.arguments import argument_sections
+from autopar.report.causes import causes
 from autopar.report.common import (
     AMOUNTS,
     amounts,
-    cause_text,
     device_names,
-    memory_section,
     percent_text,
     slower_text,
     stage_devices,
-    summed,
     warning_sections,
+    workers,
 )
 from autopar.report.drawing import drawing
 from autopar.report.links import link_sections
+from autopar.report.memory import stages_memory_section
 from autopar.report.parts import Column, Lines, Page, Section, Table, head
-from autopar.report.words import pipeline_sentence
+from autopar.report.words import pipeline_sentence, ranges_text, stages_text
 from autopar.units import bytes_text, seconds_text
 
-_STAGES = 24
-_CAUSES = 10
-_RUNNERS_UP = 5
+_STAGES = 12
+_CAUSES = 8
+_RUNNERS_UP = 3
+_AGAIN = 3
 
 
 def pipeline_page(plan: PlanFacts) -> Page:
@@ -37,12 +39,12 @@ def pipeline_page(plan: PlanFacts) -> Page:
     cluster = Cluster.from_dict(plan.cluster)
     sections = [
         Section("Prediction", (Lines(_prediction(plan, cluster)),)),
-        Section("Stages; seconds of one micro-batch, and once per step", (_stages(plan),)),
-        Section("Micro-batches: how many a stage holds, what it keeps and sends for each", (_held(plan),)),
+        Section("Stages; seconds of one micro-batch, and once per step", (_stages(plan), Lines(_held(plan)))),
         *_drawing(plan),
+        stages_memory_section(plan),
+        *argument_sections(plan),
         _communication(plan),
         *link_sections(plan),
-        memory_section(plan, f"on each device of {fullest(plan)}, the fullest"),
         *_runners_up(plan),
         *warning_sections(plan),
     ]
@@ -52,15 +54,11 @@ def pipeline_page(plan: PlanFacts) -> Page:
 
 def fullest(plan: PlanFacts) -> str:
     """The stage whose devices hold most, or the stages, where several share devices."""
-    found = _fullest(plan)
-    return f"stage{'s' if len(found) > 1 else ''} {' and '.join(map(str, found))}"
+    return stages_text(_fullest(plan))
 
 
 def _fullest(plan: PlanFacts) -> list[int]:
-    held: dict[tuple[int, int], list[int]] = {}
-    for s, stage in enumerate(plan.stages):
-        held.setdefault(stage.devices, []).append(s)
-    return max(held.values(), key=lambda stages: sum(plan.stages[s].peak_bytes for s in stages))
+    return max(workers(plan), key=lambda stages: sum(plan.stages[s].peak_bytes for s in stages))
 
 
 def _prediction(plan: PlanFacts, cluster: Cluster) -> tuple[str, ...]:
@@ -116,36 +114,47 @@ def _stages(plan: PlanFacts) -> Table:
     )
 
 
-def _held(plan: PlanFacts) -> Table:
-    remade = any(map(_again, plan.stages))
-    devices = stage_devices(plan) if device_names(plan) else ()
-    shown, rest = head(tuple(enumerate(plan.stages)), _STAGES)
-    rows = tuple(
-        (
-            str(s),
-            bytes_text(stage.peak_bytes),
-            *(_share_text(stage.peak_bytes, device) for device in devices[s : s + 1]),
-            str(stage.in_flight),
-            *(bytes_text(n) if n else "-" for n in (stage.residual_bytes, stage.sends_bytes, stage.returns_bytes)),
-            *((_again(stage) or "-",) if remade else ()),
-        )
-        for s, stage in shown
-    )
-    titles = ("peak", *(("of its device",) if devices else ()), "in flight", "each keeps", "sends on", "sends back")
-    columns = (
-        Column("stage"),
-        *(Column(t, right=True) for t in titles),
-        *((Column("remat", narrowest=14),) if remade else ()),
-    )
-    return Table(columns, rows, f"and {len(rest)} more" if rest else "")
+def _held(plan: PlanFacts) -> tuple[str, ...]:
+    """What micro-batches in flight mean to each stage: how many, what each keeps, what is sent, what runs again."""
+    stages = plan.stages
+    kept = _span_text([stage.residual_bytes for stage in stages])
+    found = [f"holds  {_flights_text([stage.in_flight for stage in stages])}", f"keeps  {kept} on a device for each"]
+    sends = [stage.sends_bytes for stage in stages if stage.sends_bytes]
+    returns = [stage.returns_bytes for stage in stages if stage.returns_bytes]
+    if sends:
+        back = f", {_span_text(returns)} of gradients back" if returns else ""
+        found.append(f"sends  {_span_text(sends)} of activations on per micro-batch{back}")
+    again: dict[str, list[int]] = {}
+    for s, stage in enumerate(stages):
+        if remat_text(stage.remat):
+            again.setdefault(remat_text(stage.remat), []).append(s)
+    shown, rest = head([f"{stages_text(which)} {word}" for word, which in again.items()], _AGAIN)
+    more = [f"{len(rest)} more ways"] if rest else []
+    if again:
+        found.append(f"again  {'; '.join((*shown, *more))}")
+    return tuple(found)
 
 
-def _share_text(peak_bytes: int, device: Device) -> str:
-    return "-" if math.isinf(device.memory_bytes) else percent_text(peak_bytes / device.memory_bytes)
+def _flights_text(counts: Sequence[int]) -> str:
+    """How many micro-batches stages hold.
+
+    >>> _flights_text([4, 3, 2, 1]), _flights_text([8, 8])
+    ('4, 3, 2, 1 micro-batches in flight, by stage', '8 micro-batches in flight')
+    """
+    if len(set(counts)) == 1:
+        return f"{counts[0]} micro-batch{'es' if counts[0] > 1 else ''} in flight"
+    words = ", ".join(map(str, counts)) if len(counts) <= _STAGES else f"{counts[0]} to {counts[-1]}"
+    return f"{words} micro-batches in flight, by stage"
 
 
-def _again(stage: StageFacts) -> str:
-    return remat_text(stage.remat)
+def _span_text(amounts: Sequence[int]) -> str:
+    """Bytes from the least to the most.
+
+    >>> _span_text([2048]), _span_text([1024, 3072])
+    ('2 KiB', '1 KiB to 3 KiB')
+    """
+    least, most = bytes_text(min(amounts)), bytes_text(max(amounts))
+    return least if least == most else f"{least} to {most}"
 
 
 def range_text(span: tuple[int, int]) -> str:
@@ -166,26 +175,28 @@ def _drawing(plan: PlanFacts) -> tuple[Section, ...]:
 
 
 def _communication(plan: PlanFacts) -> Section:
-    rows = []
-    for s, stage in enumerate(plan.stages):
-        several = sum(a.size > 1 for a in stage.plan.mesh) > 1
-        for again, records in ((False, stage.plan.collectives), (True, stage.again)):
-            for (phase, kind, why, axes), found in summed(records, _cause):
-                seconds = sum(c.seconds for c in found)
-                cause = f"{why} over {axes}" if several else why
-                rows.append((seconds, (str(s), "again" if again else phase, kind, cause, *amounts(found))))
-    if not rows:
+    """Causes of all stages together: of each the stage that spends most on it."""
+    shown, rest = head(causes(plan), _CAUSES)
+    if not shown:
         return Section("Communication inside the stages", (Lines(("none",)),))
-    rows.sort(key=lambda row: -row[0])
-    shown, rest = head(rows, _CAUSES)
-    columns = (Column("stage"), Column("phase"), Column("collective"), Column("why", narrowest=14), *AMOUNTS)
-    more = f"and {len(rest)} more: {seconds_text(sum(seconds for seconds, _ in rest))}" if rest else ""
-    table = Table(columns, tuple(row for _, row in shown), more)
-    return Section("Communication inside the stages, per device and step, longest first", (table,))
-
-
-def _cause(c: CollectiveRecord) -> tuple[str, ...]:
-    return c.phase, c.kind, cause_text(c.cause), " and ".join(c.axes)
+    somewhere = any(len(cause.by_stage) < len(plan.stages) for cause in shown)
+    rows = tuple(
+        (
+            cause.phase,
+            cause.kind,
+            cause.use,
+            *((ranges_text(sorted(cause.by_stage)),) if somewhere else ()),
+            *amounts(cause.most),
+        )
+        for cause in shown
+    )
+    columns = (
+        Column("phase"), Column("collective"), Column("for", narrowest=10),
+        *((Column("stages", narrowest=6),) if somewhere else ()), *AMOUNTS,
+    )  # fmt: skip
+    more = f"and {len(rest)} more: {seconds_text(sum(cause.seconds for cause in rest))}" if rest else ""
+    title = f"Communication in a step by cause, on a device{' of the busiest stage' if len(plan.stages) > 1 else ''}"
+    return Section(title, (Table(columns, rows, more),))
 
 
 def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
@@ -193,10 +204,12 @@ def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
     if not others:
         return ()
     shown, rest = head(others, _RUNNERS_UP)
+    ours = (plan.schedule, plan.microbatches)
+    unlike = any((r.schedule, r.microbatches) != ours for r in shown)
     rows = tuple(
         (
             cut_text(r.stages),
-            _order(r),
+            *((f"{r.schedule}, {r.microbatches}",) if unlike else ()),
             seconds_text(r.step_s),
             slower_text(r.step_s, plan.step_s),
             bytes_text(r.peak_bytes),
@@ -204,14 +217,10 @@ def _runners_up(plan: PlanFacts) -> tuple[Section, ...]:
         for r in shown
     )
     columns = (
-        Column("units on devices, by stage", narrowest=24), Column("schedule"),
+        Column("units on devices, by stage", narrowest=24), *((Column("schedule"),) if unlike else ()),
         *(Column(t, right=True) for t in ("step", "slower by", "fullest device")),
     )  # fmt: skip
     return (Section("Other cuts that were tried", (Table(columns, rows, f"and {len(rest)} more" if rest else ""),)),)
-
-
-def _order(found: PipelineRunnerUp) -> str:
-    return f"{found.schedule}, {found.microbatches}"
 
 
 def cut_text(stages: Sequence[tuple[int, int]]) -> str:

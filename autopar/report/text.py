@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import textwrap
 from collections.abc import Iterator
 
 from rich.cells import cell_len
@@ -17,6 +19,7 @@ from autopar.report.parts import Lines, Page, Table
 
 _INDENT = 2
 _GAP = 2
+_LABEL = re.compile(r"\w* {2,}")
 
 
 def plan_text(plan: PlanFacts, width: int = 80) -> str:
@@ -45,12 +48,19 @@ def print_plan(plan: PlanFacts, console: Console | None = None) -> None:
 def page_text(page: Page, width: int) -> str:
     """A page as plain text of at most ``width`` columns."""
     file = io.StringIO()
-    print_page(page, Console(file=file, width=width, color_system=None, highlight=False, legacy_windows=False))
+    _render(page, Console(file=file, width=width, color_system=None, highlight=False, legacy_windows=False))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
 def print_page(page: Page, console: Console) -> None:
-    """Print a page."""
+    """Print a page: with colour on a terminal, else as plain text."""
+    if console.is_terminal:
+        _render(page, console)
+    else:
+        console.print(page_text(page, console.width), end="", markup=False, highlight=False, soft_wrap=True)
+
+
+def _render(page: Page, console: Console) -> None:
     for part in _rendered(page, console.width):
         console.print(part)
 
@@ -62,7 +72,7 @@ def _rendered(page: Page, width: int) -> Iterator[RenderableType]:
         yield Text()
         yield Text(section.title, style="bold")
         for body in section.body:
-            inner = _lines(body) if isinstance(body, Lines) else _table(body, width - _INDENT)
+            inner = _lines(body, width - _INDENT) if isinstance(body, Lines) else _table(body, width - _INDENT)
             yield Padding(inner, (0, 0, 0, _INDENT), expand=False)
             if isinstance(body, Table) and body.more:
                 yield Padding(Text(body.more, style="dim"), (0, 0, 0, _INDENT), expand=False)
@@ -82,8 +92,20 @@ def _widths(table: Table, width: int) -> list[int]:
     return widths
 
 
-def _lines(lines: Lines) -> Text:
-    return Text("\n".join(lines.lines))
+def _lines(lines: Lines, width: int) -> Text:
+    return Text("\n".join(_hanging(line, width) for line in lines.lines))
+
+
+def _hanging(line: str, width: int) -> str:
+    """A line broken to a width, what follows the first under its words, not under its label.
+
+    >>> print(_hanging("again  stage 0 attention only", 22))
+    again  stage 0
+           attention only
+    """
+    label = _LABEL.match(line)
+    indent = " " * (label.end() if label else 0)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _table(table: Table, width: int) -> RichTable:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from autopar.ir import NONE, item_bytes
+from autopar.mesh import Cluster
 from autopar.plan import Argument, PlanFacts
 from autopar.report.common import device_names
+from autopar.report.dimensions import is_expert
+from autopar.report.parts import head
 from autopar.report.paths import Keys, keys, shared_prefix
+from autopar.report.places import axes_place, level_names
 from autopar.sharding.layout import Layout, dims, local_size
 
 _SOME, _ALL = 0.1, 0.9  # shares of bytes below which a thing is not said, and above which it is said plainly
-_EXPERT_WORDS = ("expert", "moe")
+_UNLIKE = 3  # ways of stages that a sentence says
 _SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
 
 
@@ -92,6 +96,11 @@ class AxisUse:
         """Share of the parameters that is stored split."""
         return self.experts + self.gathered + self.tensors
 
+    @property
+    def zero(self) -> str:
+        """What it is called to split the optimizer state alone: by whether gradients are reduced whole."""
+        return _ZERO_2 if self.scattered else _ZERO_1
+
 
 def by_kind(plan: PlanFacts, kind: str) -> list[Argument]:
     """The arguments of one kind."""
@@ -127,10 +136,10 @@ def _use(plan: PlanFacts, axis: int) -> AxisUse:
     batch = [a for a in by_kind(plan, "batch") if a.shape]
     parameters = by_kind(plan, "parameter")
     split = [a for a in parameters if a.layout[axis] >= 0]
-    gathered = [a for a in split if _is_gathered(a, axis, plan)]
+    gathered = [a for a in split if is_gathered(a, axis, plan)]
     rest = [a for a in split if a not in gathered]
     exchanged = any(c.kind == "all-to-all" for c in over)
-    experts = [a for a in rest if _is_expert(a, axis, exchanged)]
+    experts = [a for a in rest if is_expert(a, axis, exchanged)]
     optimizer = by_kind(plan, "optimizer")
     owner = parameter_of(plan)
     alone = [a for a in optimizer if a.layout[axis] >= 0 and a.name in owner and owner[a.name].layout[axis] < 0]
@@ -156,14 +165,8 @@ def _share(some: Iterable[Argument], of: Iterable[Argument]) -> float:
     return sum(map(nbytes, some)) / whole if whole else 0.0
 
 
-def _is_expert(a: Argument, axis: int, exchanged: bool) -> bool:
-    """Leading dim of three or more split, and named so or fed by an all-to-all."""
-    named = any(word in a.name.lower() for word in _EXPERT_WORDS)
-    return len(a.shape) >= 3 and a.layout[axis] == 0 and (named or exchanged)
-
-
-def _is_gathered(a: Argument, axis: int, plan: PlanFacts) -> bool:
-    """Whether a collective gathers a copy of this parameter's size, in its dtype or cast to half of it."""
+def is_gathered(a: Argument, axis: int, plan: PlanFacts) -> bool:
+    """Whether a parameter is gathered over a mesh axis for use: a collective copies it, perhaps at half its bytes."""
     others = [m.size for i, m in enumerate(plan.mesh) if i != axis and a.layout[i] >= 0]
     sizes = {nbytes(a) // math.prod(others[:k]) for k in range(len(others) + 1)}
     sizes |= {nbytes(a) // n for n in others}
@@ -180,7 +183,7 @@ def _is_gathered(a: Argument, axis: int, plan: PlanFacts) -> bool:
 
 
 def sentence(plan: PlanFacts) -> str:
-    """The plan in one sentence: its stages, if it has any, its mesh, and what each axis does.
+    """The plan in one sentence, in the field's words: stages and schedule, micro-batches, and what each axis does.
 
     Shares below a tenth of the bytes are left out, those between a tenth and nine tenths are said. Of the batch
     the arrays that enter split are counted.
@@ -188,60 +191,75 @@ def sentence(plan: PlanFacts) -> str:
     if plan.stages:
         return pipeline_sentence(plan)
     if plan.devices == 1:
-        return "one device: nothing is split"
-    return f"{_mesh_text(plan)}: {_uses_text(plan)}"
+        return _joined(plan, "one device: nothing is split")
+    return _joined(plan, _uses_text(plan, level_names(Cluster.from_dict(plan.cluster))))
+
+
+def _joined(plan: PlanFacts, said: str) -> str:
+    return f"{plan.microbatches} micro-batches, {said}" if plan.microbatches > 1 else said
 
 
 def pipeline_sentence(plan: PlanFacts) -> str:
     """A plan with stages in one sentence: schedule, micro-batches, and what each stage's devices do."""
-    name = _SCHEDULES.get(plan.schedule, plan.schedule)
-    said = [_stage_text(unstacked(stage.plan)) for stage in plan.stages]
+    cluster = Cluster.from_dict(plan.cluster)
+    said = [stage_sentence(stage.plan, level_names(cluster, stage.devices[0])) for stage in plan.stages]
     if len(said) == 1:
         return _alone_text(plan, said[0])
     names = device_names(plan)
     if names:
         said = [f"{what}, on {name}" for what, name in zip(said, names, strict=True)]
-    runs = [(what, [s for s, _ in same]) for what, same in itertools.groupby(enumerate(said), key=lambda x: x[1])]
-    if len(runs) == 1:
-        where = f"in each {said[0]}"
-    else:
-        where = "; ".join(f"{_stages_text(stages)}: {what}" for what, stages in runs)
-    return f"{len(plan.stages)}-stage {name} pipeline, {plan.microbatches} micro-batches; {where}"
+    alike: dict[str, list[int]] = {}
+    for s, what in enumerate(said):
+        alike.setdefault(what, []).append(s)
+    pipeline = f"{len(plan.stages)}-stage {_SCHEDULES.get(plan.schedule, plan.schedule)}"
+    start = f"{pipeline}, {plan.microbatches} micro-batches"
+    if len(alike) == 1:
+        return f"{start}, {said[0]}"
+    shown, rest = head(list(alike.items()), _UNLIKE)
+    where = "; ".join(f"{stages_text(stages)}: {what}" for what, stages in shown)
+    more = f"; {sum(len(stages) for _, stages in rest)} more stages, {len(rest)} ways" if rest else ""
+    return f"{start}; {where}{more}"
 
 
 def _alone_text(plan: PlanFacts, said: str) -> str:
     """One stage is no pipeline: what it does of a step at a time, and what it computes again."""
-    parts = [f"{plan.microbatches} micro-batches"] if plan.microbatches > 1 else []
     remat = plan.stages[0].remat
     again = sum(word != NONE for word in remat)
-    parts += [said, *([f"recomputes {again} of {len(remat)} units"] if again else [])]
-    return "; ".join(parts)
+    return _joined(plan, said) + (f", recomputes {again} of {len(remat)} units" if again else "")
 
 
 _SCHEDULES = {"1f1b": "1F1B", "gpipe": "GPipe", "zb-h1": "ZB-H1 (zero bubble)", "interleaved": "interleaved 1F1B"}
 
 
-def _stages_text(stages: Sequence[int]) -> str:
-    return f"stage {stages[0]}" if len(stages) == 1 else f"stages {stages[0]}-{stages[-1]}"
+def stages_text(stages: Sequence[int]) -> str:
+    """Some stages, those that follow each other as a range.
+
+    >>> stages_text([3]), stages_text([0, 1, 2, 5])
+    ('stage 3', 'stages 0-2, 5')
+    """
+    return f"stage{'s' if len(stages) > 1 else ''} {ranges_text(stages)}"
 
 
-def _stage_text(plan: PlanFacts) -> str:
-    return "one device" if plan.devices == 1 else f"{_mesh_text(plan)}, {_uses_text(plan)}"
+def ranges_text(numbers: Sequence[int]) -> str:
+    """Rising numbers, those that follow each other as a range.
+
+    >>> ranges_text([3]), ranges_text([0, 1, 2, 5])
+    ('3', '0-2, 5')
+    """
+    runs = [
+        [n for _, n in run] for _, run in itertools.groupby(enumerate(numbers), key=lambda found: found[1] - found[0])
+    ]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _mesh_text(plan: PlanFacts) -> str:
-    return f"mesh {' '.join(f'{a.name}={a.size}' for a in plan.mesh)}"
+def stage_sentence(plan: PlanFacts, levels: Sequence[str]) -> str:
+    """What the devices of a stage do.
 
-
-def unstacked(plan: PlanFacts) -> PlanFacts:
-    """A stage's plan as of one micro-batch: parts of the batch without the dim along which they are stacked."""
-
-    def one(a: Argument) -> Argument:
-        if a.kind != "batch" or not a.shape:
-            return a
-        return replace(a, shape=a.shape[1:], layout=tuple(p - 1 if p >= 0 else p for p in a.layout))
-
-    return replace(plan, arguments=tuple(map(one, plan.arguments)))
+    Args:
+      plan: of the stage.
+      levels: of the links on its island (:func:`autopar.report.places.level_names`).
+    """
+    return "one device" if plan.devices == 1 else _uses_text(plan, levels)
 
 
 def axis_words(plan: PlanFacts) -> dict[str, str]:
@@ -262,14 +280,22 @@ def _axis_clauses(plan: PlanFacts) -> list[tuple[AxisUse, list[tuple[str, str]]]
     return [(use, _clauses(use, parameter_bytes, entering)) for use in axis_uses(plan)]
 
 
-def _uses_text(plan: PlanFacts) -> str:
-    """What each mesh axis does."""
-    clauses: dict[tuple[int, str, str], list[str]] = {}  # (order, before, after the axis names) -> axis names
+def _uses_text(plan: PlanFacts, levels: Sequence[str]) -> str:
+    """What each mesh axis does, over how many devices, and where these are."""
+    clauses: dict[tuple[str, str], list[AxisUse]] = {}  # (before the number of devices, after the axes) -> axes
     for use, said in _axis_clauses(plan):
         for clause in said:
-            clauses.setdefault((_ORDER.index(clause[0]), *clause), []).append(use.name)
-    ordered = sorted(clauses.items(), key=lambda item: item[0][0])
-    return ", ".join(f"{before} over {' and '.join(axes)}{after}" for (_, before, after), axes in ordered)
+            clauses.setdefault(clause, []).append(use)
+    found: list[str] = []
+    placed: set[str] = set()
+    for (what, after), uses in sorted(clauses.items(), key=lambda item: _ORDER.index(item[0][0])):
+        axes = tuple(use.name for use in uses)
+        place = "" if set(axes) <= placed else axes_place(plan, axes, levels)
+        placed |= set(axes)
+        over = "" if what.endswith("parallel") else "over "
+        where = f" {place}" if place else ""
+        found.append(f"{what} {over}{math.prod(use.size for use in uses)}{where} ({', '.join(axes)}{after})")
+    return ", ".join(found)
 
 
 _DATA, _DIM, _SLICED = (
@@ -277,29 +303,30 @@ _DATA, _DIM, _SLICED = (
     "batch split along a later dim",
     "batch sliced inside the step, gradients summed",
 )
-_EXPERT, _TENSOR, _FSDP, _ZERO = "expert parallel", "tensor parallel", "parameters split", "optimizer state split"
+_EXPERT, _TENSOR, _FSDP = "expert parallel", "tensor parallel", "FSDP (ZeRO-3)"
+_ZERO_1, _ZERO_2 = "ZeRO-1", "ZeRO-2"
 _ACTIVATIONS, _NOTHING = "activations split", "nothing split"
-_ORDER = (_DATA, _SLICED, _EXPERT, _TENSOR, _FSDP, _ZERO, _DIM, _ACTIVATIONS, _NOTHING)
+_ORDER = (_DATA, _SLICED, _EXPERT, _TENSOR, _FSDP, _ZERO_1, _ZERO_2, _DIM, _ACTIVATIONS, _NOTHING)
 
-_BRIEF = {_SLICED: _DATA, _DIM: "batch, later dim", _FSDP: "FSDP", _ZERO: _DATA}
+_BRIEF = {_SLICED: _DATA, _DIM: "batch, later dim", _FSDP: "FSDP", _ZERO_1: _DATA, _ZERO_2: _DATA}
 
 
 def _clauses(use: AxisUse, parameter_bytes: int, entering: float) -> list[tuple[str, str]]:
+    """(what an axis does, what is to be added)."""
     found = []
     if entering and use.examples / entering >= _SOME:
-        found.append((_DATA, _part(use.examples / entering, "batch that is split")))
+        found.append((_DATA, _part(use.examples / entering, "split batch")))
     if entering and use.other_dims / entering >= _SOME:
-        found.append((_DIM, _part(use.other_dims / entering, "batch that is split")))
+        found.append((_DIM, _part(use.other_dims / entering, "split batch")))
     if use.experts >= _SOME:
-        found.append((_EXPERT, (" with all-to-all" if use.exchanged else "") + _part(use.experts, "parameters")))
+        found.append((_EXPERT, ("; all-to-all" if use.exchanged else "") + _part(use.experts, "parameters")))
     if use.tensors >= _SOME:
         found.append((_TENSOR, _part(use.tensors, "parameters")))
     if use.gathered >= _SOME:
-        found.append((_FSDP, f" and gathered for use (FSDP, ZeRO-3){_part(use.gathered, 'parameters')}"))
+        found.append((_FSDP, _part(use.gathered, "parameters")))
     if use.optimizer_alone >= _SOME:
-        zero = " and gradients reduce-scattered (ZeRO-2)" if use.scattered else " (ZeRO-1)"
-        found.append((_ZERO, zero + _part(use.optimizer_alone, "optimizer state")))
-    if any(before not in (_ZERO, _DIM) for before, _ in found):
+        found.append((use.zero, _part(use.optimizer_alone, "optimizer state")))
+    if any(before not in (_ZERO_1, _ZERO_2, _DIM) for before, _ in found):
         return found
     if use.summed_bytes > parameter_bytes / 2:
         return [(_SLICED, ""), *found]
@@ -307,4 +334,4 @@ def _clauses(use: AxisUse, parameter_bytes: int, entering: float) -> list[tuple[
 
 
 def _part(share: float, of: str) -> str:
-    return "" if share >= _ALL else f" for {share:.0%} of the {of}"
+    return "" if share >= _ALL else f"; {share:.0%} of the {of}"

@@ -120,6 +120,14 @@ class Simulation:
         Raises:
           OptionError: the file cannot be written, or the spans are of another plan.
         """
+        write_text(path, self.perfetto_text(measured), OptionError, "the trace")
+
+    def perfetto_text(self, measured: Sequence[Measured] = ()) -> str:
+        """What :meth:`to_perfetto` writes.
+
+        Raises:
+          OptionError: the spans are of another plan.
+        """
         stages = {s for worker in self.workers for s in worker.stages}
         strange = sorted({span.stage for span in measured} - stages)
         if strange:
@@ -128,9 +136,4 @@ class Simulation:
                 f"{f'{len(stages)} stages, counted from 0' if stages else 'no stages'}. Pass the spans of a step under "
                 "this plan."
             )
-        write_text(
-            path,
-            trace_text(self.name, self.timeline, self.updates, self.workers, self.links, measured),
-            OptionError,
-            "the trace",
-        )
+        return trace_text(self.name, self.timeline, self.updates, self.workers, self.links, measured)

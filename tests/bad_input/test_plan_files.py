@@ -1,6 +1,7 @@
 """Plan files that are not what they should be: the message names the file, what is wrong, and what to do."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import jax
@@ -54,8 +55,14 @@ def test_not_a_plan(written, content):
 
 def test_a_newer_version(saved, written):
     data = json.loads(saved.read_text())
-    with refused(autopar.PlanError, "newer autopar", "format 99", f"up to {FORMAT}", "Upgrade autopar"):
-        written(json.dumps({**data, "format": 99, "from the future": True}))
+    newer = {**data, "format": 99, "autopar": "9.1", "from the future": True}
+    with refused(
+        autopar.PlanError, r"newer autopar \(9\.1\)", "format 99", f"up to {FORMAT}", "Upgrade autopar to 9.1 or"
+    ):
+        written(json.dumps(newer))
+    del newer["autopar"]
+    with refused(autopar.PlanError, "newer autopar: ", f"up to {FORMAT}", "to a version that reads plan format 99"):
+        written(json.dumps(newer))
     with refused(autopar.PlanError, "damaged", "format is '1'"):
         written(json.dumps({**data, "format": "1"}))
 
@@ -124,8 +131,35 @@ def test_a_file_of_format_1_is_read():
     """Written by autopar before plans had micro-batches and stages."""
     old = autopar.load_plan(Path(__file__).parent / "format-1.json")
     assert old.microbatches == 1 and not old.stages and not old.schedule
-    assert old.devices == 8 and "mesh x=8: " in str(old)
+    assert old.devices == 8 and " 8 (x)" in str(old)
     assert autopar.plan(step, STATE, X, Y, cluster="cpu:8", options=ONE).arguments == old.arguments
+
+
+OLD = sorted(Path(__file__).parent.glob("format-*.json"))
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
+def test_files_of_every_format_are_read_shown_compared_and_exported(path, tmp_path):
+    """Each was written by the autopar of its time: by ``autopar plan mlp``, but for the first in two stages."""
+    data = json.loads(path.read_text())
+    assert path.stem == f"format-{data['format']}"
+    old = autopar.load_plan(path)
+    assert old.step_s == data["step_s"] and len(old.stages) == len(data.get("stages", ()))
+    assert f"{'2-stage 1F1B' if old.stages else ' 8 (x)'}" in str(old)
+    assert "PartitionSpec" in old.partition_specs() and old.stage_graph().startswith("flowchart")
+    old.save(tmp_path / "again.json")
+    again = autopar.load_plan(tmp_path / "again.json")
+    assert again == old and old.diff(again).same
+    assert json.loads((tmp_path / "again.json").read_text())["format"] == FORMAT
+
+
+def test_there_is_a_file_of_every_format_that_is_read():
+    assert [path.name for path in OLD] == [f"format-{n}.json" for n in range(1, FORMAT + 1)]
+
+
+def test_a_file_says_which_autopar_wrote_it(saved):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert json.loads(saved.read_text())["autopar"] == autopar.__version__ == project["version"]
 
 
 def test_a_file_of_format_2_is_read(written):

@@ -37,7 +37,9 @@ def one_message(text):
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("command", [(), ("plan",), ("show",), ("simulate",), ("sweep",), ("train",), ("models",)])
+@pytest.mark.parametrize(
+    "command", [(), ("plan",), ("show",), ("diff",), ("export",), ("simulate",), ("sweep",), ("train",), ("models",)]
+)
 def test_help_shows_examples(capsys, command):
     status, out, _ = run(capsys, *command, "--help")
     assert status == 0
@@ -52,7 +54,7 @@ def test_no_arguments_is_help(capsys):
 def test_plan_shows_a_page_and_its_progress_apart(capsys):
     status, out, err = run(capsys, "plan", *MLP)
     assert status == 0
-    assert out.startswith("train_step on cpu:8, strategy auto\nmesh x=2 y=4: ")
+    assert out.startswith("train_step on cpu:8, strategy auto\n") and "x=2" in out and "y=4" in out
     assert "mesh 2x4: " in err and "mesh 2x4: " not in out
 
 
@@ -70,15 +72,38 @@ def test_sizes_are_changed(capsys):
 
 def test_saved_plans_are_shown_again(capsys, saved):
     status, out, _ = run(capsys, "show", str(saved))
-    assert status == 0 and "mesh x=2 y=4: " in out
+    assert status == 0 and "x=2" in out and "y=4" in out
     _, text, _ = run(capsys, "show", str(saved), "--json")
     assert json.loads(text) == json.loads(saved.read_text())
+
+
+def test_plans_are_compared_with_a_status_for_scripts(capsys, saved, tmp_path):
+    status, out, _ = run(capsys, "diff", str(saved), str(saved))
+    assert status == 0 and "The plans are the same." in out
+    other = tmp_path / "other.json"
+    run(capsys, "plan", *MLP, "--strategy", "data", "--save", str(other))
+    status, out, _ = run(capsys, "diff", str(saved), str(other))
+    assert status == 1 and "strategy  auto    data" in out and "Time of a step" in out
+    status, out, _ = run(capsys, "diff", str(other), str(saved), "--json")
+    data = json.loads(out)
+    assert status == 1 and not data["same"] and data["after"]["step_s"] == json.loads(saved.read_text())["step_s"]
+
+
+@pytest.mark.parametrize(
+    "form, start",
+    [("specs", 'r"""How '), ("mermaid", "flowchart LR"), ("graphviz", "digraph plan {"), ("perfetto", '{"')],
+)
+def test_plans_are_exported_to_standard_output_or_a_file(capsys, saved, tmp_path, form, start):
+    status, out, _ = run(capsys, "export", str(saved), "--format", form)
+    assert status == 0 and out.startswith(start) and out.endswith("\n")
+    status, nothing, err = run(capsys, "export", str(saved), "--format", form, "-o", str(tmp_path / "out"))
+    assert status == 0 and not nothing and "wrote" in err and (tmp_path / "out").read_text() == out
 
 
 def test_train_runs_a_saved_plan_and_compares(capsys, saved):
     status, out, err = run(capsys, "train", "mlp", "--plan", str(saved), "--steps", "3")
     assert status == 0
-    assert "mesh x=2 y=4: " in out and "at step 3" in out
+    assert "x=2" in out and "at step 3" in out
     assert "The compiled program runs as planned." in out
     assert "synthetic batches" in err and "step 3/3" in err
 
@@ -117,7 +142,7 @@ def pipeline(tmp_path_factory):
 
 def test_pipelines_are_planned_and_shown(capsys, pipeline):
     status, out, _ = run(capsys, "show", str(pipeline))
-    assert status == 0 and "2-stage GPipe pipeline, 2 micro-batches; " in out
+    assert status == 0 and "2-stage GPipe, 2 micro-batches, " in out
     assert "Stages; seconds of one micro-batch" in out and "Other cuts" not in out
 
 
@@ -140,7 +165,7 @@ def test_train_on_real_text(capsys):
     status, out, err = run(
         capsys, "train", "gpt", "--set", "layers=1", "--mesh", "8", "--strategy", "data", "--steps", "2"
     )
-    assert status == 0 and "data parallel over x" in out
+    assert status == 0 and "data parallel 8 (x)" in out
     assert "standard library's sources" in err and "tokens/s" in err
 
 
@@ -149,7 +174,7 @@ def test_a_fresh_process_gets_the_devices_of_its_cluster():
     command = [sys.executable, "-m", "autopar", "train", "mlp", "--cluster", "cpu:4", "--mesh", "4", "--steps", "2"]
     done = subprocess.run(command, env=plain, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "mesh x=4: " in done.stdout and "runs as planned" in done.stdout
+    assert "over 4 (x)" in done.stdout and "runs as planned" in done.stdout
 
 
 def test_models(capsys):
@@ -186,6 +211,10 @@ def test_models(capsys):
         (("plan", "mlp", "--microbatches", "2", "--stages", "3"), "3 equal stages do not divide the 8 devices"),
         (("train", "mlp", "--runtime", "rey", "--steps", "1"), "did you mean 'ray'?"),
         (("show", "nowhere.json"), "nowhere.json"),
+        (("diff", "nowhere.json", "nowhere.json"), "nowhere.json"),
+        (("export", "nowhere.json"), "nowhere.json"),
+        (("export", "nowhere.json", "--format", "dot"), "cannot be exported as 'dot': Known: graphviz, mermaid"),
+        (("export", "nowhere.json", "-o", "no/such/folder/x"), "there is no folder"),
         (("train", "mlp", "--cluster", "cpu:16", "--mesh", "16"), "jax sees 8 cpu devices"),
     ],
 )

@@ -51,3 +51,16 @@ def test_predicting(capsys):
     found = names["found"]
     assert sum(found.seconds.values()) == pytest.approx(found.step_s)
     assert found.fits and capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["diffs.md", "exporting.md", "plan-format.md"])
+def test_what_can_be_done_with_a_plan(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    blocks = BLOCK.findall((DOCS / page).read_text())
+    names = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    said = capsys.readouterr().out
+    words = {"diffs.md": "Time of a step", "exporting.md": "flowchart LR", "plan-format.md": "Upgrade autopar to 9.1"}
+    assert len(blocks) > 1 and words[page] in said

@@ -36,5 +36,7 @@ def test_the_batch_is_divided_over_devices_in_each_micro_batch():
         options = autopar.Options(mesh=(8,), strategy="data", microbatches=count)
         return autopar.plan(step, STATE, X, Y, cluster="cpu:8", options=options)
 
-    assert str(products(4)).splitlines()[1] == "mesh x=8: batch sliced inside the step, gradients summed over x"
+    assert (
+        str(products(4)).splitlines()[1] == "4 micro-batches, batch sliced inside the step, gradients summed over 8 (x)"
+    )
     assert sorted(c.bytes for c in products(4).collectives) == sorted(c.bytes for c in products(1).collectives)

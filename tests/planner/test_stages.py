@@ -65,6 +65,18 @@ def test_a_given_cut_is_planned_as_it_is(staged):
             plan_stages(staged, FOUR, Options(microbatches=4, max_stages=4), cut=wrong)
 
 
+def test_equal_stages_are_planned_once_and_have_arguments_of_their_own(staged):
+    found = planned(staged, stages=4)
+    graph = staged.step.graph
+    shapes = {graph.values[v].name: graph.values[v].shape for v in graph.inputs}
+    kept = [{a.name: a.shape for a in s.plan.arguments if a.kind in ("parameter", "optimizer")} for s in found.stages]
+    assert all(names.items() <= shapes.items() for names in kept)
+    twice = [name for name in shapes if sum(name in names for names in kept) > 1]
+    assert twice and all("['wte']" in name for name in twice)  # tied
+    assert set().union(*kept) == {name for name in shapes if "params" in name or "mu" in name or "nu" in name}
+    assert [s.plan.name[-7:] for s in found.stages] == [f"stage {s}" for s in range(4)]
+
+
 def test_stages_of_equal_digest_are_the_same_step(staged):
     begins = tuple(u.begin for u in staged.units)
     kinds = {}

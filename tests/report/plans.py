@@ -145,13 +145,9 @@ def pipeline(schedule="1f1b", microbatches=4, hosts=2, **changes):
 
 
 def stage(index, schedule="1f1b", microbatches=4):
-    """A decoder of six layers as a stage: its batch is stacked by micro-batches."""
+    """A decoder of six layers as a stage; its batch is one micro-batch."""
     plan = decoder(6, name=f"train_step, stage {index}", cluster=Cluster.parse("h100:8").to_dict(), runners_up=())
-    stacked = tuple(
-        dataclasses.replace(a, shape=(microbatches, *a.shape), layout=(1, -1)) if a.kind == "batch" else a
-        for a in plan.arguments
-    )
-    plan = dataclasses.replace(plan, arguments=stacked, step_s=0.09, compute_s=0.072)
+    plan = dataclasses.replace(plan, step_s=0.09, compute_s=0.072)
     forward_s, backward_s = 0.03 / microbatches, 0.05 / microbatches
     held = 2 - index if schedule == "1f1b" else microbatches
     sends = (2**22, 0) if index == 0 else (0, 2**22)

@@ -9,7 +9,7 @@ from rich.console import Console
 from autopar.mesh import Cluster
 from autopar.plan import Certificate, RunnerUp
 from autopar.report import plan_text, print_plan
-from tests.report.plans import collective, decoder
+from tests.report.plans import PARAMS, WHOLE, collective, decoder, leaf
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -52,8 +52,8 @@ def _weights(i):
 
 def test_every_byte_and_second_is_accounted_for():
     text = plan_text(decoder(12))
-    assert _row(text, "  reduce-scatter").split()[1:4] == ["x", "24", "768"]
-    assert _row(text, "layers[*].w1").split()[1:3] == ["x12", "f32[64,256]"]
+    assert _row(text, "  reduce-scatter").split()[1:6] == ["x", "data", "parallel", "24", "768"]
+    assert _row(text, "layers[*].w1").split()[1:3] == ["x12", "64x256"]
 
 
 def test_the_page_says_in_how_many_micro_batches():
@@ -61,7 +61,9 @@ def test_the_page_says_in_how_many_micro_batches():
         return [line.strip() for line in plan_text(decoder(12, **changes)).splitlines() if "micro-batch" in line]
 
     assert said() == []
-    assert said(microbatches=4) == ["batch   in 4 micro-batches, one after the other"]
+    sentence, line = said(microbatches=4)
+    assert sentence.startswith("4 micro-batches, data parallel 2 (x), ")
+    assert line == "batch   in 4 micro-batches, one after the other"
     assert "is computed over each alone" in plan_text(decoder(12, microbatches=4, per_microbatch=True))
 
 
@@ -74,6 +76,16 @@ def test_equal_warnings_are_said_once():
     text = plan_text(decoder(warnings=warnings))
     assert text.count("kept whole") == 1
     assert "(and 95 alike)" in text
+
+
+def test_constants_have_no_names_and_variables_of_nnx_no_leaf():
+    arrays = [leaf(f"{PARAMS}.layers[{i}].kernel.value", (8, 8), WHOLE, "parameter") for i in range(3)]
+    arrays += [leaf(f"{PARAMS}.head.value", (8,), WHOLE, "parameter")]
+    arrays += [leaf("", (5,), WHOLE, "constant"), leaf("", (5,), WHOLE, "constant")]
+    text = plan_text(decoder(0, arrays, []))
+    assert _row(text, "layers[*].kernel").split() == ["layers[*].kernel", "x3", "8x8", "whole", "768", "B"]
+    assert _row(text, "(captured)").split() == ["(captured)", "x2", "f32[5]", "whole", "40", "B"]
+    assert ".value" not in text
 
 
 def test_unproven_and_given_plans_say_so():
@@ -100,7 +112,7 @@ def test_plain_where_there_is_no_terminal_and_ascii_where_there_is_no_unicode():
     file = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
     print_plan(decoder(), Console(file=file, width=80))
     assert b"\x1b" not in raw.getvalue()
-    assert b"data parallel over x" in raw.getvalue()
+    assert b"data parallel 2 (x)" in raw.getvalue()
 
 
 def test_colour_where_asked():

@@ -20,8 +20,8 @@ def test_golden(golden):
 @pytest.mark.parametrize("schedule, name", [("1f1b", "1F1B"), ("gpipe", "GPipe"), ("zb-h1", "ZB-H1 (zero bubble)")])
 def test_the_sentence_names_schedule_micro_batches_and_what_is_done_in_each_stage(schedule, name):
     assert sentence(pipeline(schedule)) == (
-        f"2-stage {name} pipeline, 4 micro-batches; in each mesh x=2 y=4, data parallel over x, tensor parallel over "
-        "y, optimizer state split over x and gradients reduce-scattered (ZeRO-2)"
+        f"2-stage {name}, 4 micro-batches, data parallel 2 in the host (x), tensor parallel 4 in the host (y), "
+        "ZeRO-2 over 2 (x)"
     )
 
 
@@ -30,7 +30,7 @@ def test_stages_that_differ_are_said_apart():
     alone = dataclasses.replace(plan.stages[1].plan, mesh=(MeshAxis("x", 1),))
     stages = (plan.stages[0], dataclasses.replace(plan.stages[1], plan=alone))
     said = sentence(dataclasses.replace(plan, stages=stages))
-    assert "; stage 0: mesh x=2 y=4, data parallel over x, " in said and said.endswith("; stage 1: one device")
+    assert "; stage 0: data parallel 2 in the host (x), " in said and said.endswith("; stage 1: one device")
     three = dataclasses.replace(plan, stages=(stages[0], stages[1], stages[1]))
     assert sentence(three).endswith("; stages 1-2: one device")
 
@@ -39,10 +39,10 @@ def test_one_stage_is_no_pipeline_and_says_what_it_computes_again():
     plan = pipeline()
     one = dataclasses.replace(plan, stages=(dataclasses.replace(plan.stages[0], remat=("none", "full", "attention")),))
     said = sentence(one)
-    assert "pipeline" not in said and said.startswith("4 micro-batches; mesh x=2 y=4, data parallel over x")
-    assert said.endswith("; recomputes 2 of 3 units")
+    assert "-stage" not in said and said.startswith("4 micro-batches, data parallel 2 in the host (x)")
+    assert said.endswith(", recomputes 2 of 3 units")
     whole = dataclasses.replace(one, microbatches=1, stages=plan.stages[:1])
-    assert sentence(whole).startswith("mesh x=2 y=4, ") and "recomputes" not in sentence(whole)
+    assert sentence(whole).startswith("data parallel 2 in the host (x), ") and "recomputes" not in sentence(whole)
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -54,8 +54,9 @@ def test_no_line_is_wider_than_asked(width, schedule):
 def test_a_page_says_what_is_idle_and_what_is_held():
     text = plan_text(pipeline())
     assert "20.1 ms waiting (bubble 18%)" in text
-    assert "micro-batches in flight" in text and "60 MiB" in text
-    assert "Memory: 360 MiB on each device of stage 0, the fullest" in text
+    assert "holds  2, 1 micro-batches in flight, by stage" in text and "keeps  60 MiB on a device for each" in text
+    assert "sends  4 MiB of activations on per micro-batch, 4 MiB of gradients back" in text
+    assert "memory  360 MiB at the peak of stage 0" in text
     assert "have no stage" not in text
     assert "idle    8 of the cluster's 24 devices have no stage" in plan_text(pipeline(hosts=3))
 
@@ -63,11 +64,11 @@ def test_a_page_says_what_is_idle_and_what_is_held():
 def test_unlike_devices_are_named_stage_by_stage():
     plan = pipeline(cluster=Cluster.parse("v100-16gb:8+h100:8").to_dict())
     text = plan_text(plan)
-    assert "type" in text and "; stage 0: mesh x=2 y=4, " in " ".join(text.split())
+    assert "type" in text and "; stage 0: data parallel 2 (x), " in " ".join(text.split())
     assert "on v100-16gb; stage 1: " in " ".join(text.split()) and sentence(plan).endswith(", on h100")
     rows = [line.split() for line in text.splitlines() if line.startswith(("  0 ", "  1 "))]
     assert [row[3] for row in rows[:2]] == ["v100-16gb", "h100"]
-    assert [row[3] for row in rows[2:4]] == ["2.2%", "0.39%"]  # 360 MiB of 16 GiB, 300 MiB of 80 GB
+    assert [row[8] for row in rows[2:4]] == ["2.2%", "0.39%"]  # 360 MiB of 16 GiB, 300 MiB of 80 GB
     assert "2.2% of the device's 16 GiB" in text
     turned = plan_text(pipeline(cluster=Cluster.parse("h100:8+v100-16gb:8").to_dict()))
     assert "of the device's 74.5 GiB" in turned
@@ -121,4 +122,4 @@ def test_stages_that_share_devices_are_one_row():
     assert [row[:10] for row in rows] == ["stage 0, 2", "stage 1, 3"]
     assert "F2" in rows[0] and "B0" in rows[0] and "F1" in rows[1] and "B3" in rows[1]
     text = plan_text(plan)
-    assert "4-stage interleaved 1F1B pipeline" in text and "on each device of stages 0 and 2, the fullest" in text
+    assert "4-stage interleaved 1F1B, " in text and "at the peak of stages 0, 2" in text
