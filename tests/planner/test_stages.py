@@ -65,6 +65,17 @@ def test_stages_of_equal_digest_are_the_same_step(staged):
         assert not a & b
 
 
+def test_stages_that_are_planned_once_keep_the_names_of_their_own_arrays(staged):
+    found = planned(staged, stages=4)
+    begins = tuple(s.begin for s in found.stages)
+    assert len({staged.like(begins, s) for s in range(4)}) < 4
+    for s, stage in enumerate(found.stages):
+        graph = staged.stage(begins, s)[0].graph
+        names = [graph.values[v].name for v in graph.inputs]
+        assert [a.name for a in stage.plan.arguments if a.kind != "constant"] == names
+        assert {a.name for a in stage.plan.results if a.name.startswith("state")} <= set(names)
+
+
 def test_a_stage_holds_one_microbatch_of_what_it_gets_and_gives(staged):
     begins = (0, staged.units[2].begin, staged.units[3].begin)
     step, info = staged.stage(begins, 1)

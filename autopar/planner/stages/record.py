@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import operator
 from collections.abc import Sequence
@@ -76,14 +77,14 @@ def write_stages(
       bound_s: no cut takes less, by the estimates of its units.
     """
     held, most = flights(best.schedule), in_flight(best.schedule)
+    begins = tuple(problem.units[span.first].begin for span in best.spans)
     stages = []
     for s, (span, devices, e) in enumerate(zip(best.spans, best.devices, best.estimates, strict=True)):
-        begin = problem.units[span.first].begin
         flight = max(held[s], key=e.besides)
         stages.append(
             StageFacts(
-                e.plan, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
-                e.weight_s, e.once_s, most[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
+                _own(e.plan, problem, begins, s), begins[s], (span.first, span.stop), (devices.start, devices.stop),
+                e.forward_s, e.backward_s, e.weight_s, e.once_s, most[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
                 e.remat if any(word != NONE for word in e.remat) else (), e.waiting_bytes, e.again, flight.pending,
                 e.pending_bytes, e.peak_bytes - e.waiting_bytes - e.plan.peak_bytes, e.spared_bytes,
             )
@@ -147,6 +148,19 @@ def write_stages(
         other_pipelines=tuple(_runners_up(best, others))[:_RUNNERS_UP],
         flops=product_flops(step.graph),
         again_flops=sum(p.again_flops for p in plans) + _again_flops(best) * problem.microbatches,
+    )
+
+
+def _own(plan: PlanFacts, problem: StagedProblem, begins: tuple[int, ...], index: int) -> PlanFacts:
+    """The plan of a stage by the names of its own arrays: stages that are alike have that of the first of them."""
+    section, graph = problem.staging(begins).stages[index].section, problem.step.graph
+    names = [graph.values[v].name for v in (*section.whole, *section.parts)]
+    known = {a.name: name for a, name in zip(plan.arguments, names, strict=False) if name}
+    return dataclasses.replace(
+        plan,
+        name=f"{problem.step.name}, stage {index}",
+        arguments=tuple(dataclasses.replace(a, name=known.get(a.name, a.name)) for a in plan.arguments),
+        results=tuple(dataclasses.replace(a, name=known.get(a.name, a.name)) for a in plan.results),
     )
 
 
