@@ -1,0 +1,6 @@
+"""A plan as a page in the browser: facts -> document (what it says) -> one HTML file (how it looks)."""
+
+from autopar.report.html.document import Document, digest, document
+from autopar.report.html.render import render
+
+__all__ = ["Document", "digest", "document", "render"]
