@@ -1,6 +1,7 @@
-"""A plan as a page that people read: facts -> parts (what to say) -> text (how it looks)."""
+"""A plan as a page that people read: facts -> parts (what to say) -> text or HTML (how it looks)."""
 
 from autopar.report.audit import audit_text, print_audit
+from autopar.report.html import html_text, write_html
 from autopar.report.page import plan_page
 from autopar.report.simulation import print_simulation, simulation_text
 from autopar.report.text import plan_text, print_plan
@@ -8,6 +9,7 @@ from autopar.report.words import sentence
 
 __all__ = [
     "audit_text",
+    "html_text",
     "plan_page",
     "plan_text",
     "print_audit",
@@ -15,4 +17,5 @@ __all__ = [
     "print_simulation",
     "sentence",
     "simulation_text",
+    "write_html",
 ]

@@ -195,7 +195,7 @@ def sentence(plan: PlanFacts) -> str:
 def pipeline_sentence(plan: PlanFacts) -> str:
     """A plan with stages in one sentence: schedule, micro-batches, and what each stage's devices do."""
     name = _SCHEDULES.get(plan.schedule, plan.schedule)
-    said = [stage_text(unstacked(stage.plan)) for stage in plan.stages]
+    said = [_stage_text(unstacked(stage.plan)) for stage in plan.stages]
     if len(said) == 1:
         return _alone_text(plan, said[0])
     names = device_names(plan)
@@ -225,8 +225,7 @@ def _stages_text(stages: Sequence[int]) -> str:
     return f"stage {stages[0]}" if len(stages) == 1 else f"stages {stages[0]}-{stages[-1]}"
 
 
-def stage_text(plan: PlanFacts) -> str:
-    """What the devices of a stage do: its mesh, and what each axis of that does."""
+def _stage_text(plan: PlanFacts) -> str:
     return "one device" if plan.devices == 1 else f"{_mesh_text(plan)}, {_uses_text(plan)}"
 
 

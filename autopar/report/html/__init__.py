@@ -2,5 +2,6 @@
 
 from autopar.report.html.document import Document, digest, document
 from autopar.report.html.render import render
+from autopar.report.html.writing import html_text, write_html
 
-__all__ = ["Document", "digest", "document", "render"]
+__all__ = ["Document", "digest", "document", "html_text", "render", "write_html"]

@@ -1,20 +1,10 @@
 // The charts, drawn by Bokeh from the data in the page. They are drawn anew when the theme changes.
 "use strict";
 
-const autopar = { data: JSON.parse(document.getElementById("data").textContent), views: [], figures: {} };
-
-// Amounts in words, as autopar.units has them: three figures, the largest unit that is filled.
-autopar.scaled = (amount, units) => {
-  if (amount === 0) return `0 ${units[units[0][1] === 1 ? 0 : units.length - 1][0]}`;
-  const [unit, factor] = units.find(([, f]) => Math.abs(amount) >= f) ?? units.at(-1);
-  const digits = amount / factor;
-  return `${Math.abs(digits) >= 99.95 ? digits.toFixed(0) : Number(digits.toPrecision(3))} ${unit}`;
-};
-autopar.seconds = (s) => autopar.scaled(s, [["s", 1], ["ms", 1e-3], ["us", 1e-6], ["ns", 1e-9]]);
-autopar.bytes = (n) => autopar.scaled(n, [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10], ["B", 1]]);
-
 autopar.charts = (() => {
-  const { data, figures } = autopar;
+  const { data } = autopar;
+  const figures = {};
+  autopar.figures = figures;
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const FONT = getComputedStyle(document.body).fontFamily;
   const LETTER = 6.4; // pixels of a letter on a bar
@@ -31,6 +21,7 @@ autopar.charts = (() => {
     });
     fig.toolbar.logo = null;
     fig.toolbar.active_scroll = null;
+    fig.toolbar.stylesheets = [".bk-divider { background-color: currentColor; opacity: .25; }"];
     for (const axis of [fig.xaxis, fig.yaxis]) {
       axis.major_label_text_color = colour("soft");
       axis.major_label_text_font = FONT;
@@ -61,8 +52,8 @@ autopar.charts = (() => {
     fig.add_tools(new Bokeh.HoverTool({ renderers, tooltips: `<div class="numbers" style="max-width: 24rem">${lines}</div>`, point_policy: "follow_mouse" }));
   }
 
-  function panel(index) {
-    const { start, end, lanes: names, bars } = data.panels[index];
+  function panel(node) {
+    const { start, end, lanes: names, bars } = data.panels[Number(node.dataset.index)];
     const [unit, factor] = unitOf(end - start);
     const x = (s) => s * factor;
     const high = Math.max(16, Math.min(26, 560 / names.length));
@@ -79,12 +70,13 @@ autopar.charts = (() => {
     fig.text(field("middle"), field("lane"), field("shown"), { source, text_color: colour("bar-ink"), text_font: FONT, text_font_size: "11px", text_align: "center", text_baseline: "middle" });
     lanes(fig, names);
     hover(fig, [quads], ["<b>@what</b>", "@took, from @from to @to"]);
-    const label = () => {
-      const wide = (autopar.width(fig) - 110) / (range.end - range.start); // pixels of a unit of time
-      const fits = (b) => b[2].length * LETTER + 4 < x(b[4] - b[3]) * wide;
-      source.data = { ...source.data, shown: bars.map((b) => (fits(b) ? b[2] : "")) };
+    const label = (pixels) => {
+      const wide = (pixels - 110) / (range.end - range.start); // pixels of a unit of time
+      return bars.map((b) => (b[2].length * LETTER + 4 < x(b[4] - b[3]) * wide ? b[2] : ""));
     };
-    return { fig, range, ready: () => { label(); range.change.connect(label); } };
+    source.data.shown = label(node.clientWidth);
+    range.change.connect(() => { source.data = { ...source.data, shown: label(node.clientWidth) }; });
+    return { fig, range };
   }
 
   function memory() {
@@ -99,30 +91,32 @@ autopar.charts = (() => {
     const lane = Math.max(26, Math.min(90, 620 / names.length));
     const range = new Bokeh.Range1d({ start: 0, end: x(end), bounds: [0, x(end)] });
     const fig = figure({ height: Math.round(MARGIN * 2 + 10 + lane * names.length), x_range: range, y_range: [names.length, 0], x_axis_label: unit });
-    const seen = [];
-    data.held.forEach((h, k) => {
+    const field = (name) => ({ field: name });
+    const source = (data) => new Bokeh.ColumnDataSource({ data });
+    const lines = data.held.map((h, k) => {
       const base = k + 0.96;
       const y = (n) => base - (0.84 * n) / scale;
       const starts = h.starts.map(x);
       const ends = [...starts.slice(1), x(end)];
-      const steady = Math.min(...h.low);
       // A step function: each level begins at its start and ends at the next.
-      const steps = { x: [...starts, x(end)], low: [...h.low, h.low.at(-1)].map(y), high: [...h.high, h.high.at(-1)].map(y), base: [...starts, 0].map(() => base) };
-      const source = new Bokeh.ColumnDataSource({ data: steps });
-      const field = (name) => ({ field: name });
-      fig.add_glyph(new Bokeh.VAreaStep({ x: field("x"), y1: field("base"), y2: field("high"), fill_color: colour("working"), step_mode: "after" }), source);
-      if (h.low.some((n, i) => n !== h.high[i])) fig.step(field("x"), field("low"), { source, line_color: colour("steady"), line_width: 1, mode: "after" });
-      fig.quad([0], [x(end)], [base], [y(steady)], { fill_color: colour("steady"), line_color: null });
-      if (h.limit !== null && h.limit <= scale) fig.segment([0], [y(h.limit)], [x(end)], [y(h.limit)], { line_color: colour("limit"), line_dash: "6 4", line_width: 1.4 });
+      const outline = (levels) => [starts.flatMap((s, i) => [s, ends[i]]), levels.flatMap((n) => [y(n), y(n)])];
       const told = h.low.map((n, i) => (n === h.high[i] ? autopar.bytes(n) : `${autopar.bytes(n)} to ${autopar.bytes(h.high[i])}`));
-      const parts = new Bokeh.ColumnDataSource({ data: {
-        left: starts, right: ends, top: starts.map(() => k + 0.05), bottom: starts.map(() => base), told, name: starts.map(() => h.name), said: starts.map(() => h.said),
-        from: h.starts.map(autopar.seconds), to: [...h.starts.slice(1), end].map(autopar.seconds),
-      } });
-      seen.push(fig.quad(field("left"), field("right"), field("bottom"), field("top"), { source: parts, fill_color: colour("ink"), fill_alpha: 0, line_color: null, hover_fill_alpha: 0.08, hover_fill_color: colour("ink") }));
+      return { h, k, base, y, starts, ends, told, high: outline(h.high), low: outline(h.low), band: h.low.some((n, i) => n !== h.high[i]) };
     });
+    fig.patches(lines.map((l) => [...l.high[0], l.high[0].at(-1), l.high[0][0]]), lines.map((l) => [...l.high[1], l.base, l.base]), { fill_color: colour("working"), line_color: null });
+    const bands = lines.filter((l) => l.band);
+    if (bands.length) fig.multi_line(bands.map((l) => l.low[0]), bands.map((l) => l.low[1]), { line_color: colour("steady"), line_width: 1 });
+    fig.quad(lines.map(() => 0), lines.map(() => x(end)), lines.map((l) => l.base), lines.map((l) => l.y(Math.min(...l.h.low))), { fill_color: colour("steady"), line_color: null });
+    const near = lines.filter((l) => l.h.limit !== null && l.h.limit <= scale);
+    if (near.length) fig.segment(near.map(() => 0), near.map((l) => l.y(l.h.limit)), near.map(() => x(end)), near.map((l) => l.y(l.h.limit)), { line_color: colour("limit"), line_dash: "6 4", line_width: 1.4 });
+    const each = (of) => lines.flatMap((l) => l.starts.map((_, i) => of(l, i)));
+    const parts = source({
+      left: each((l, i) => l.starts[i]), right: each((l, i) => l.ends[i]), top: each((l) => l.k + 0.05), bottom: each((l) => l.base), told: each((l, i) => l.told[i]), name: each((l) => l.h.name), said: each((l) => l.h.said),
+      from: each((l, i) => autopar.seconds(l.h.starts[i])), to: each((l, i) => autopar.seconds(l.h.starts[i + 1] ?? end)),
+    });
+    const seen = fig.quad(field("left"), field("right"), field("bottom"), field("top"), { source: parts, fill_color: colour("ink"), fill_alpha: 0, line_color: null, hover_fill_alpha: 0.08, hover_fill_color: colour("ink") });
     lanes(fig, names);
-    hover(fig, seen, ["<b>@name: @told</b>", "from @from to @to", "@said"]);
+    hover(fig, [seen], ["<b>@name: @told</b>", "from @from to @to", "@said"]);
     return { fig, range };
   }
 
@@ -143,36 +137,45 @@ autopar.charts = (() => {
     fig.xaxis.visible = false;
     fig.xgrid.visible = false;
     fig.text(rows.map((c) => c.value), rows.map((c) => c.k + 0.5), rows.map((c) => c.words.split(",")[0]), {
-      text_color: colour("soft"), text_font: FONT, text_font_size: "12px", text_baseline: "middle", text_align: "right", x_offset: -5, text_color: rows.map((c) => colour("bar-ink")),
+      text_color: rows.map((c) => colour(c.chosen ? "panel" : "bar-ink")), text_font: FONT, text_font_size: "12px", text_baseline: "middle", text_align: "right", x_offset: -5,
     });
     hover(fig, [drawn], ["<b>@name</b>", `${title} @words`]);
     return { fig };
   }
 
   const makers = {
-    panel: (node) => panel(Number(node.dataset.index)),
+    panel,
     memory,
     steps: () => bars(data.choices.map((c) => c[1]), data.choices.map((c) => (c[6] ? `${c[2]}, chosen` : `${c[2]}, slower by ${c[3]}`)), "step", null),
     peaks: () => bars(data.choices.map((c) => c[4]), data.choices.map((c) => c[5]), "peak", data.limit),
   };
 
+  // One after the other, so that the page answers meanwhile.
+  const breath = () => new Promise((done) => setTimeout(done));
+  const views = [];
+  let turn = 0;
+
   async function draw() {
-    for (const view of autopar.views.splice(0)) view.remove();
-    for (const node of document.querySelectorAll(".chart")) {
+    const mine = ++turn;
+    delete document.documentElement.dataset.drawn;
+    const nodes = [...document.querySelectorAll(".chart")];
+    for (const node of nodes) {
+      await breath();
+      if (mine !== turn) return;
+      views[nodes.indexOf(node)]?.remove();
       node.replaceChildren();
       const made = makers[node.dataset.chart](node);
       made.node = node;
       figures[`${node.dataset.chart}${node.dataset.index ?? ""}`] = made;
-      autopar.views.push(await Bokeh.Plotting.show(made.fig, node));
-      made.ready?.();
+      views[nodes.indexOf(node)] = await Bokeh.Plotting.show(made.fig, node);
     }
+    if (mine === turn) document.documentElement.dataset.drawn = "true";
   }
 
   return { draw };
 })();
 
 autopar.narrow = () => innerWidth < 640;
-autopar.width = (fig) => Object.values(autopar.figures).find((made) => made.fig === fig)?.node.clientWidth ?? 800;
 
 // Arrows move a focused chart of time, + and - zoom, 0 shows all.
 autopar.steer = (made, key) => {
@@ -193,3 +196,5 @@ autopar.steer = (made, key) => {
   keys[key]();
   return true;
 };
+
+autopar.charts.draw();

@@ -179,7 +179,7 @@ def memory(plan: PlanFacts) -> tuple[Memory, ...]:
     limits = [device.memory_bytes for device in stage_devices(plan)]
     found = []
     for (_, kinds), same in itertools.groupby(
-        enumerate(plan.stages), key=lambda x: (limits[x[0]], tuple(stage_memory(x[1]).items()))
+        enumerate(plan.stages), key=lambda x: (limits[x[0]], tuple(_held(x[1]).items()))
     ):
         stages = [s for s, _ in same]
         name = f"stage{'s' if len(stages) > 1 else ''} {numbers_text(stages)}"
@@ -188,7 +188,7 @@ def memory(plan: PlanFacts) -> tuple[Memory, ...]:
     return tuple(found)
 
 
-def stage_memory(stage: StageFacts) -> dict[str, int]:
+def _held(stage: StageFacts) -> dict[str, int]:
     """Bytes of a stage's devices at the peak, by kind; they add up to its ``peak_bytes``."""
     found = dict(stage.plan.memory)
     found["activation"] = found.get("activation", 0) - stage.spared_bytes
@@ -225,10 +225,7 @@ def choices(plan: PlanFacts) -> tuple[tuple[Choice, ...], str]:
         own = f"{plan.schedule}, {plan.microbatches} micro-batches"
     else:
         name = "x".join(map(str, plan.mesh_shape))
-        found = [
-            _choice(plan, "x".join(map(str, r.mesh)), r.step_s, r.peak_bytes, r.status)
-            for r in plan.runners_up
-        ]
+        found = [_choice(plan, "x".join(map(str, r.mesh)), r.step_s, r.peak_bytes, r.status) for r in plan.runners_up]
         own = plan.certificate.status
     if not found:
         return (), ""

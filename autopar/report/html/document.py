@@ -154,7 +154,7 @@ def _figures(plan: PlanFacts, mfu: float | None, limit: float) -> tuple[Figure, 
     shape += [] if plan.stages else [f"mesh {'x'.join(map(str, plan.mesh_shape))}"]
     found.append(Figure("devices", devices, tuple(shape)))
     if mfu is not None:
-        found.append(Figure("model FLOPs utilisation", percent_text(mfu), ("of what all devices could do",)))
+        found.append(Figure("model FLOPs utilisation", percent_text(mfu), ("of the peak of all devices",)))
     c = plan.certificate
     if c.status == "given":
         found.append(Figure("proof", "none", ("given, not searched",)))

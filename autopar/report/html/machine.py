@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autopar.mesh import Cluster, Device
 from autopar.plan import PlanFacts
 from autopar.report.common import percent_text
-from autopar.report.links import Link, Traffic, link_text, link_traffic, without_s
+from autopar.report.links import Link, Traffic, link_text, link_traffic, whole_s, without_s
 from autopar.report.pipeline import range_text
 from autopar.units import bytes_text, rate_text, seconds_text
 
@@ -109,14 +109,15 @@ def machine(plan: PlanFacts) -> Machine:
     traffic = link_traffic(plan)
     links = list(dict.fromkeys(t.link for t in traffic))
     drawn = _Drawing(plan, cluster, links)
-    roads = tuple(_road(plan, cluster, link, traffic) for link in links)
+    step_s = whole_s(plan) if plan.stages else plan.step_s
+    roads = tuple(_road(plan, cluster, link, traffic, step_s) for link in links)
     return Machine(cluster.name, drawn.note, bool(plan.stages), roads, drawn.top())
 
 
-def _road(plan: PlanFacts, cluster: Cluster, link: Link, traffic: Sequence[Traffic]) -> Road:
+def _road(plan: PlanFacts, cluster: Cluster, link: Link, traffic: Sequence[Traffic], step_s: float) -> Road:
     longest_s = max(t.seconds for t in traffic) or 1.0
     own = [t for t in traffic if t.link == link]
-    adds_s = without_s(plan, link)
+    adds_s = without_s(plan, link, step_s)
     adds = f"{seconds_text(adds_s)} ({percent_text(adds_s / plan.step_s if plan.step_s else 0.0)})"
     level = cluster.joint(link[0], link[2]) if link[1] < 0 else cluster.islands[link[0]].levels[link[1]]
     rate = f"{rate_text(level.bytes_per_s, 'B/s')} per device each way, latency {seconds_text(level.latency_s)}"

@@ -17,8 +17,6 @@ from autopar.report.words import (
     local_nbytes,
     nbytes,
     parameter_of,
-    stage_text,
-    unstacked,
 )
 from autopar.sharding.layout import dims
 from autopar.units import bytes_text
@@ -40,6 +38,7 @@ _TITLES = {
     "constant": "Constants",
 }
 _HANDED = "from other stages"
+_SAME = "same"
 
 
 @dataclass(frozen=True)
@@ -115,14 +114,12 @@ class Block:
 
     Attributes:
       title: ``stages 1-6``.
-      sentence: what its devices do.
       where: units and devices.
       axes: of its mesh.
       groups: its arrays.
     """
 
     title: str
-    sentence: str
     where: str
     axes: tuple[Axis, ...]
     groups: tuple[Group, ...]
@@ -136,7 +133,7 @@ class Block:
 def blocks(plan: PlanFacts) -> tuple[Block, ...]:
     """The stages of a plan, those that are alike once; without stages the whole model."""
     if not plan.stages:
-        return (Block("the model", "", "", axes_of(plan), _groups([plan])),)
+        return (Block("the model", "", axes_of(plan), _groups([plan])),)
     alike: dict[object, list[int]] = {}
     for s, stage in enumerate(plan.stages):
         alike.setdefault(_likeness(stage), []).append(s)
@@ -157,17 +154,16 @@ def _likeness(stage: StageFacts) -> object:
 
 def _block(plan: PlanFacts, stages: Sequence[int]) -> Block:
     found = [plan.stages[s] for s in stages]
-    first = unstacked(found[0].plan)
+    first = found[0].plan
     several = len(stages) > 1
     units = numbers_text([u for stage in found for u in range(*stage.units)])
     devices = numbers_text([d for stage in found for d in range(*stage.devices)])
     each = f", {first.devices} for each" if several else ""
     return Block(
         f"stage{'s' if several else ''} {numbers_text(stages)}",
-        stage_text(first),
         f"units {units} on devices {devices}{each}",
         axes_of(first),
-        _groups([unstacked(stage.plan) for stage in found]),
+        _groups([stage.plan for stage in found]),
     )
 
 
@@ -175,11 +171,13 @@ def _block(plan: PlanFacts, stages: Sequence[int]) -> Block:
 class _Leaf:
     """An array and the states that follow it, without their names: equal where they look alike.
 
-    ``everywhere``: of several stages each has it, by the same name.
+    ``words`` and ``state`` say how it and they lie; ``everywhere``: of several stages each has it, by the same name.
     """
 
     array: Argument
     states: tuple[Argument, ...]
+    words: str
+    state: str
     everywhere: bool
 
 
@@ -206,16 +204,24 @@ def _group(plans: Sequence[PlanFacts], title: str, places: Sequence[int], owner:
         a = plan.arguments[i]
         names = list(dict.fromkeys(other.arguments[i].name for other in plans))
         follow = tuple(sorted((_unnamed(s) for s in states.get(a.name, ())), key=repr))
+        words, state = _words(plan, a, follow)
         for name in names:
             handed += not name
             path = keys(name) if name else (_HANDED, f"[{handed - 1}]")
-            leaves[path] = _Leaf(_unnamed(a), follow, len(names) == 1)
+            leaves[path] = _Leaf(_unnamed(a), follow, words, state, len(names) == 1)
     root = shared_prefix(leaves)
     above = _bare(dotted(root))
     nodes = tree({path[len(root) :]: leaf for path, leaf in leaves.items()})
     rows = tuple(_row(node, above, 1, plan, len(plans)) for node in nodes)
     heading = f"{title} and their optimizer state" if states else title
     return Group(heading, dotted(root), sum(row.local_bytes for row in rows), rows)
+
+
+def _words(plan: PlanFacts, a: Argument, states: Sequence[Argument]) -> tuple[str, str]:
+    """How an array lies, and how the optimizer state lies that follows it."""
+    apart = next((s for s in states if s.layout != a.layout), None)
+    state = layout_text(apart.layout, len(a.shape), plan.axis_names) if apart else _SAME if states else ""
+    return layout_text(a.layout, len(a.shape), plan.axis_names), state
 
 
 def _unnamed(a: Argument) -> Argument:
@@ -241,18 +247,17 @@ def _row(node: Node[_Leaf], above: str, times: int, plan: PlanFacts, stages: int
         tip = f"{node.name}: {arrays} arrays, {bytes_text(held)} on each device"
         return Row(node.name, path, node.numbers, node.count, held, children, arrays, _mix(children), tip=tip)
     a, states = node.value.array, node.value.states
-    here = times if node.value.everywhere else times // stages
+    share = 1.0 if node.value.everywhere else 1 / stages
     local = local_nbytes(a, plan.mesh_shape)
     state_local = sum(local_nbytes(s, plan.mesh_shape) for s in states)
-    words = layout_text(a.layout, len(a.shape), plan.axis_names)
+    words, state = node.value.words, node.value.state
     apart = next((s for s in states if s.layout != a.layout), None)
-    state = layout_text(apart.layout, len(a.shape), plan.axis_names) if apart else "same" if states else ""
     return Row(
         node.name,
         path,
         node.numbers,
         node.count,
-        here * (local + state_local),
+        round(times * share * (local + state_local)),
         (),
         1,
         ((tuple(i for i, p in enumerate(a.layout) if p >= 0), 1.0),),
@@ -261,7 +266,7 @@ def _row(node: Node[_Leaf], above: str, times: int, plan: PlanFacts, stages: int
         _picture(a),
         spoken(state, plan.axis_names),
         _picture(apart) if apart else None,
-        "\n".join(_tip(node.name, a, states, words, state, local, state_local, here)),
+        "\n".join(_tip(node.name, a, states, words, state, local, state_local, times, share)),
     )
 
 
@@ -284,16 +289,18 @@ def _tip(
     local: int,
     state_local: int,
     count: int,
+    share: float,
 ) -> Iterator[str]:
     whole = nbytes(a)
     part = f", 1/{whole // local} of it" if local and whole // local > 1 else ""
     yield f"{name}  {array_text(a.shape, a.dtype)}"
     yield f"{words}: {bytes_text(local)} on each device{part}; whole {bytes_text(whole)}"
     if states:
-        laid = "laid out the same" if state == "same" else state
+        laid = "laid out the same" if state == _SAME else state
         yield f"optimizer state: {len(states)} arrays, {laid}: {bytes_text(state_local)} on each device"
     if count > 1:
-        yield f"{count} of them: {bytes_text(count * (local + state_local))} on each device"
+        over = f" over {round(1 / share)} stages" if share < 1 else ""
+        yield f"{count} of them{over}: {bytes_text(count * share * (local + state_local))} on each device"
 
 
 def spoken(words: str, names: Sequence[str]) -> Spoken:

@@ -1,5 +1,17 @@
-// What the page does: theme, tips, search, keys, print.
+// What the page does: theme, tips, search, keys, print. It answers before the charts are there.
 "use strict";
+
+const autopar = { data: JSON.parse(document.getElementById("data").textContent), figures: {}, charts: null };
+
+// Amounts in words, as autopar.units has them: three figures, the largest unit that is filled.
+autopar.scaled = (amount, units) => {
+  if (amount === 0) return `0 ${units[units[0][1] === 1 ? 0 : units.length - 1][0]}`;
+  const [unit, factor] = units.find(([, f]) => Math.abs(amount) >= f) ?? units.at(-1);
+  const digits = amount / factor;
+  return `${Math.abs(digits) >= 100 ? digits.toFixed(0) : Number(digits.toPrecision(3))} ${unit}`;
+};
+autopar.seconds = (s) => autopar.scaled(s, [["s", 1], ["ms", 1e-3], ["us", 1e-6], ["ns", 1e-9]]);
+autopar.bytes = (n) => autopar.scaled(n, [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10], ["B", 1]]);
 
 (() => {
   const $ = (selector, of = document) => [...of.querySelectorAll(selector)];
@@ -11,12 +23,11 @@
   const system = matchMedia("(prefers-color-scheme: dark)");
   const button = document.getElementById("theme");
   let chosen = null;
-  async function paint(theme = chosen ?? (system.matches ? "dark" : "light")) {
+  function paint(theme = chosen ?? (system.matches ? "dark" : "light")) {
     root.dataset.theme = theme;
     button.textContent = theme === "dark" ? "light" : "dark";
     button.setAttribute("aria-label", `${button.textContent} theme`);
-    await autopar.charts.draw();
-    root.dataset.ready = "true";
+    autopar.charts?.draw();
   }
   button.addEventListener("click", () => { chosen = root.dataset.theme === "dark" ? "light" : "dark"; paint(); });
   system.addEventListener("change", () => paint());
@@ -165,4 +176,5 @@
   addEventListener("afterprint", () => { closed.forEach((node) => { node.open = false; }); paint(); });
 
   paint();
+  root.dataset.ready = "true";
 })();

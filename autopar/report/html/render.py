@@ -35,7 +35,7 @@ def render(found: Document) -> str:
     environment.filters |= _FILTERS
     template = environment.get_template("page.html.jinja")
     kinds = {bar.kind for panel in found.line.panels for bar in panel.bars} if found.line else set()
-    scripts = [*map(_library, _LIBRARY), _asset("charts.js"), _asset("page.js")]
+    scripts = [_asset("page.js"), *map(_library, _LIBRARY), _asset("charts.js")]
     return template.render(
         d=found,
         roads=found.machine.roads,

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autopar.report.common import percent_text, stage_devices
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts
+from autopar.report.common import percent_text, stage_devices
 from autopar.simulate import Measured, Simulation, WorkerUse
 from autopar.units import bytes_text, seconds_text
 
@@ -23,7 +23,7 @@ _LETTERS = {"forward": "F", "backward": "B", "weight": "W"}
 
 @dataclass(frozen=True)
 class Bar:
-    """A task: the number of its lane, its kind (``F``, ``B``, ``W``, ``U``), what is written on it, when, and what it is."""
+    """A task: number of its lane, kind (``F``, ``B``, ``W``, ``U``), what is written on it, when, and what it is."""
 
     lane: int
     kind: str

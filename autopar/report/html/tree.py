@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,5 +125,5 @@ def numbers_text(numbers: Sequence[int]) -> str:
         return f"{found[0]}-{found[-1]}"
     if len(found) <= _TOLD:
         return ", ".join(map(str, found))
-    even = len({b - a for a, b in zip(found, found[1:], strict=False)}) == 1
+    even = len({b - a for a, b in itertools.pairwise(found)}) == 1
     return f"{', '.join(map(str, found[: 2 if even else 3]))} ... {found[-1]}"
