@@ -210,6 +210,8 @@ def _group(plans: Sequence[PlanFacts], title: str, places: Sequence[int], owner:
             path = keys(name) if name else (_HANDED, f"[{handed - 1}]")
             leaves[path] = _Leaf(_unnamed(a), follow, words, state, len(names) == 1)
     root = shared_prefix(leaves)
+    while root and any(path[len(root)].startswith("[") for path in leaves):
+        root = root[:-1]  # a position needs the name of its sequence
     above = _bare(dotted(root))
     nodes = tree({path[len(root) :]: leaf for path, leaf in leaves.items()})
     rows = tuple(_row(node, above, 1, plan, len(plans)) for node in nodes)
