@@ -49,7 +49,7 @@ autopar.charts = (() => {
 
   function hover(fig, renderers, rows) {
     const lines = rows.map((row) => `<div style="font: 13px ${escaped(FONT)}; color: #1c2127">${row}</div>`).join("");
-    fig.add_tools(new Bokeh.HoverTool({ renderers, tooltips: `<div class="numbers" style="max-width: 24rem">${lines}</div>`, point_policy: "follow_mouse" }));
+    fig.add_tools(new Bokeh.HoverTool({ renderers, tooltips: `<div class="told" style="max-width: 24rem">${lines}</div>`, point_policy: "follow_mouse" }));
   }
 
   function panel(node) {
@@ -57,7 +57,7 @@ autopar.charts = (() => {
     const [unit, factor] = unitOf(end - start);
     const x = (s) => s * factor;
     const high = Math.max(16, Math.min(26, 560 / names.length));
-    const range = new Bokeh.Range1d({ start: x(start), end: x(end), bounds: [x(start) - 1e-9, x(end)] });
+    const range = new Bokeh.Range1d({ start: x(start), end: x(end), bounds: [x(start), x(end)] });
     const fig = figure({ height: Math.round(MARGIN * 2 + 10 + high * names.length), x_range: range, y_range: [names.length, 0], x_axis_label: unit });
     const at = (k) => bars.map((b) => b[k]);
     const source = new Bokeh.ColumnDataSource({ data: {
@@ -76,7 +76,7 @@ autopar.charts = (() => {
     };
     source.data.shown = label(node.clientWidth);
     range.change.connect(() => { source.data = { ...source.data, shown: label(node.clientWidth) }; });
-    return { fig, range };
+    return { fig, range, factor };
   }
 
   function memory() {
@@ -117,7 +117,7 @@ autopar.charts = (() => {
     const seen = fig.quad(field("left"), field("right"), field("bottom"), field("top"), { source: parts, fill_color: colour("ink"), fill_alpha: 0, line_color: null, hover_fill_alpha: 0.08, hover_fill_color: colour("ink") });
     lanes(fig, names);
     hover(fig, [seen], ["<b>@name: @told</b>", "from @from to @to", "@said"]);
-    return { fig, range };
+    return { fig, range, factor };
   }
 
   function bars(values, words, title, limit) {
@@ -167,12 +167,19 @@ autopar.charts = (() => {
       const made = makers[node.dataset.chart](node);
       made.node = node;
       figures[`${node.dataset.chart}${node.dataset.index ?? ""}`] = made;
-      views[nodes.indexOf(node)] = await Bokeh.Plotting.show(made.fig, node);
+      made.view = views[nodes.indexOf(node)] = await Bokeh.Plotting.show(made.fig, node);
     }
     if (mine === turn) document.documentElement.dataset.drawn = "true";
   }
 
-  return { draw };
+  // Where on its canvas a chart shows a moment and a lane, in pixels.
+  function at(name, seconds, lane) {
+    const { view, factor } = figures[name];
+    const { x_scale, y_scale } = view.frame;
+    return [x_scale.compute(seconds * factor), y_scale.compute(lane)];
+  }
+
+  return { draw, at };
 })();
 
 autopar.narrow = () => innerWidth < 640;
