@@ -130,7 +130,7 @@ def test_search_finds_a_layer_that_stands_for_many(visit):
         ("layers[20].attn.wq", [wq]),
         ("layers/20/attn/wq", [wq]),
         ("state.params['layers'][20]['attn']['wq']", [wq]),
-        ("attn.wq", [wq]),
+        ("layers[0].attn", [wq.replace("wq", name) for name in ("bo", "bq", "bv", "wk", "wo", "wq", "wv")]),
         ("wpe", ["state.params.wpe"]),
         ("layers[48].attn.wq", []),
         ("no such thing", []),

@@ -207,7 +207,7 @@ def _group(plans: Sequence[PlanFacts], title: str, places: Sequence[int], owner:
         words, state = _words(plan, a, follow)
         for name in names:
             handed += not name
-            path = keys(name) if name else (_HANDED, f"[{handed - 1}]")
+            path = keys(name) if name else ("constants" if a.kind == "constant" else _HANDED, f"[{handed - 1}]")
             leaves[path] = _Leaf(_unnamed(a), follow, words, state, len(names) == 1)
     root = shared_prefix(leaves)
     while root and any(path[len(root)].startswith("[") for path in leaves):

@@ -206,12 +206,9 @@ def _windows(names: Sequence[str], bars: Sequence[Bar], prefix: str) -> Iterator
 
 
 def _use(found: Simulation, worker: WorkerUse) -> Use:
-    shares = (
-        ("compute", worker.compute_s),
-        ("collectives", worker.collective_s),
-        ("messages", worker.exposed_s),
-        ("waiting", worker.idle_s),
-    )
+    shares = [("compute", worker.compute_s), ("collectives", worker.collective_s)]
+    if worker.stages:
+        shares += [("messages", worker.exposed_s), ("waiting", worker.idle_s)]
     whole = found.step_s or 1.0
     return Use(
         worker.title,
