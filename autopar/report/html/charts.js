@@ -83,10 +83,7 @@ autopar.charts = (() => {
     const end = data.step_s;
     const [unit, factor] = unitOf(end);
     const x = (s) => s * factor;
-    const limits = data.held.map((h) => h.limit).filter((n) => n !== null);
-    const most = Math.max(...data.held.map((h) => Math.max(...h.high)));
-    const limit = limits.length ? Math.max(...limits) : Infinity;
-    const scale = limit < 20 * most ? limit : most; // a limit that is far away would leave nothing to see
+    const scale = data.scale;
     const names = data.held.map((h) => h.name);
     const lane = Math.max(26, Math.min(90, 620 / names.length));
     const range = new Bokeh.Range1d({ start: 0, end: x(end), bounds: [0, x(end)] });

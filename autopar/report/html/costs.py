@@ -149,7 +149,7 @@ def _cause(
         why,
         kind,
         tuple(axes[name] for name in over),
-        _stages_text(sorted(stages), s) if len(plan.stages) > 1 else "",
+        _stages_text(stages, s) if len(plan.stages) > 1 else "",
         *_amounts(stages[s]),
         seconds / longest_s,
         tuple(Place(merged([c.where for c in found]), *_amounts(found)) for _, found in shown),
@@ -157,11 +157,12 @@ def _cause(
     )
 
 
-def _stages_text(stages: Sequence[int], most: int) -> str:
-    """Which stages have it; amounts are of the one that has most."""
+def _stages_text(stages: Mapping[int, Sequence[CollectiveRecord]], most: int) -> str:
+    """Which stages have it, and whose the amounts are."""
     if len(stages) == 1:
-        return f"stage {stages[0]}"
-    return f"stages {numbers_text(stages)}, most on {most}"
+        return f"stage {most}"
+    alike = len({_amounts(found) for found in stages.values()}) == 1
+    return f"stages {numbers_text(sorted(stages))}, {'each' if alike else f'most on {most}'}"
 
 
 def _amounts(records: Sequence[CollectiveRecord]) -> tuple[str, str, str]:

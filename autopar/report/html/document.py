@@ -104,7 +104,7 @@ def document(plan: PlanFacts, measured: Sequence[Measured] = ()) -> Document:
         simulation = None
     if simulation is not None:
         simulation.check_measured(measured)
-    limit = min(device.memory_bytes for device in _devices(plan))
+    limit = _limit_bytes(plan)
     return Document(
         page.title,
         page.summary,
@@ -132,8 +132,12 @@ def _programs(plan: PlanFacts) -> list[PlanFacts]:
     return [stage.plan for stage in plan.stages] or [plan]
 
 
-def _devices(plan: PlanFacts):
-    return stage_devices(plan) if plan.stages else (Cluster.from_dict(plan.cluster).device,)
+def _limit_bytes(plan: PlanFacts) -> float:
+    """What the fullest device has; infinite if unknown."""
+    if not plan.stages:
+        return Cluster.from_dict(plan.cluster).device.memory_bytes
+    fullest = max(range(len(plan.stages)), key=lambda s: plan.stages[s].peak_bytes)
+    return stage_devices(plan)[fullest].memory_bytes
 
 
 def _figures(plan: PlanFacts, mfu: float | None, limit: float) -> tuple[Figure, ...]:

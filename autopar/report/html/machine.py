@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.mesh import Cluster, Device
 from autopar.plan import PlanFacts
 from autopar.report.common import percent_text
 from autopar.report.links import Link, Traffic, link_text, link_traffic, whole_s, without_s
+from autopar.report.parts import head
 from autopar.report.pipeline import range_text
 from autopar.units import bytes_text, rate_text, seconds_text
 
 _CELLS = 256  # devices that are drawn one by one
 _BOXES = 64  # boxes side by side
 _LABELLED = 64  # devices that say where they are on the mesh
+_CROSSINGS = 12  # reasons that a table lists for each link
 _SAID = 4  # reasons for which a link is crossed, where there is little room
 
 
@@ -81,6 +83,7 @@ class Road:
       adds: what it adds to the step.
       weight: how long what crosses it takes, as a share of the longest of all links.
       crossings: what crosses it, longest first.
+      more: what is left out.
       tip: all that in words.
     """
 
@@ -89,6 +92,7 @@ class Road:
     adds: str
     weight: float
     crossings: tuple[Crossing, ...]
+    more: str
     tip: str
 
 
@@ -116,7 +120,7 @@ def machine(plan: PlanFacts) -> Machine:
 
 def _road(plan: PlanFacts, cluster: Cluster, link: Link, traffic: Sequence[Traffic], step_s: float) -> Road:
     longest_s = max(t.seconds for t in traffic) or 1.0
-    own = [t for t in traffic if t.link == link]
+    own, rest = head(_alike([t for t in traffic if t.link == link]), _CROSSINGS)
     adds_s = without_s(plan, link, step_s)
     adds = f"{seconds_text(adds_s)} ({percent_text(adds_s / plan.step_s if plan.step_s else 0.0)})"
     level = cluster.joint(link[0], link[2]) if link[1] < 0 else cluster.islands[link[0]].levels[link[1]]
@@ -129,7 +133,20 @@ def _road(plan: PlanFacts, cluster: Cluster, link: Link, traffic: Sequence[Traff
     said = [f"{c.use or 'other'}, {c.why}: {c.bytes} in {c.seconds}" for c in crossings[:_SAID]]
     said += [f"and {len(crossings) - _SAID} more"] if len(crossings) > _SAID else []
     tip = "\n".join([f"{name}: {rate}", *said, f"adds {adds} to the step"])
-    return Road(name, rate, adds, max(c.share for c in crossings), crossings, tip)
+    more = f"and {len(rest)} more: {seconds_text(sum(t.seconds for t in rest))}" if rest else ""
+    return Road(name, rate, adds, max(c.share for c in crossings), crossings, more, tip)
+
+
+def _alike(traffic: Sequence[Traffic]) -> list[Traffic]:
+    """What goes between stages in equal amounts said once."""
+    groups: dict[tuple[object, ...], list[Traffic]] = {}
+    for t in traffic:
+        key = (t.count, bytes_text(t.bytes), seconds_text(t.seconds)) if t.use == "pipeline" else (t.use, t.why)
+        groups.setdefault(key, []).append(t)
+    return [
+        found[0] if len(found) == 1 else replace(found[0], why=f"{found[0].why} and {len(found) - 1} alike")
+        for found in groups.values()
+    ]
 
 
 class _Drawing:

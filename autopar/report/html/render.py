@@ -73,6 +73,7 @@ def _data(found: Document) -> dict[str, Any]:
     if line is None:
         return data
     data["step_s"] = line.step_s
+    data["scale"] = line.scale_bytes
     data["panels"] = [
         {
             "start": panel.start_s,

@@ -16,6 +16,7 @@ from autopar.units import bytes_text, seconds_text
 _LANES = 32  # workers that are drawn
 _BARS = 1200  # up to so many bars a step is drawn whole
 _MOST = 4000  # bars of the three windows of a longer one
+_FAR = 6  # times the peak: a limit beyond that is not drawn
 _POINTS = 400  # of a curve of memory, which is drawn as a band if it has more
 _WORDS = {"F": "forward pass", "B": "backward pass", "W": "gradients of weights", "U": "update"}
 _LETTERS = {"forward": "F", "backward": "B", "weight": "W"}
@@ -95,6 +96,8 @@ class Line:
       note: what is not drawn.
       uses: what becomes of the time of each worker.
       held: memory of each.
+      scale_bytes: what the height of a lane of memory stands for: what devices have, if that leaves something to see.
+      limited: a limit is within that height.
     """
 
     step_s: float
@@ -102,6 +105,8 @@ class Line:
     note: str
     uses: tuple[Use, ...]
     held: tuple[Held, ...]
+    scale_bytes: float
+    limited: bool
 
 
 def line(plan: PlanFacts, found: Simulation, measured: Sequence[Measured] = ()) -> Line:
@@ -118,21 +123,26 @@ def line(plan: PlanFacts, found: Simulation, measured: Sequence[Measured] = ()) 
     ran = list(_ran(found, {w: k for k, w in enumerate(shown)}, measured))
     notes = []
     if len(shown) < len(found.workers):
-        notes.append(f"{len(shown)} of {len(found.workers)} workers are drawn.")
+        notes.append(f"{len(shown)} of {len(found.workers)} workers are shown, at even distances.")
     if len(predicted) + len(ran) <= _BARS:
         panels = [_together(names, predicted, ran)]
     else:
         panels = [*_windows(names, predicted, ""), *(_windows(names, ran, "measured, ") if ran else ())]
         notes.append(
-            f"{len(predicted):,} tasks are too many to draw: the beginning, the middle and the end stand for "
-            f"{seconds_text(found.step_s)}. Between them the same repeats."
+            f"{len(found.timeline.events):,} tasks are too many to draw: the beginning, the middle and the end stand "
+            f"for {seconds_text(found.step_s)}. Between them the same repeats."
         )
+    held = tuple(_held(plan, found, found.workers[w]) for w in shown)
+    most = float(max(h.peak_bytes for h in held))
+    limits = [h.limit_bytes for h in held if h.limit_bytes < _FAR * most]
     return Line(
         found.step_s,
         tuple(panels),
         " ".join(notes),
-        tuple(_use(found, worker) for worker in found.workers),
-        tuple(_held(plan, found, found.workers[w]) for w in shown),
+        tuple(_use(found, found.workers[w]) for w in shown),
+        held,
+        max([most, *limits]),
+        bool(limits),
     )
 
 
