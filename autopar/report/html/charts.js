@@ -21,7 +21,7 @@ autopar.charts = (() => {
     });
     fig.toolbar.logo = null;
     fig.toolbar.active_scroll = null;
-    fig.toolbar.stylesheets = [".bk-divider { background-color: currentColor; opacity: .25; }"];
+    fig.toolbar.stylesheets = [".bk-divider { background-color: currentColor; opacity: .25; } @media print { :host { display: none; } }"];
     for (const axis of [fig.xaxis, fig.yaxis]) {
       axis.major_label_text_color = colour("soft");
       axis.major_label_text_font = FONT;
