@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from autopar.ir import NONE, product_flops
+from autopar.ir import NONE, Step, product_flops
 from autopar.mesh import Cluster, Submesh
+from autopar.partition import StageSection
 from autopar.plan import Certificate, PipelineRunnerUp, PlanFacts, StageFacts
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import Span
@@ -77,14 +77,16 @@ def write_stages(
       bound_s: no cut takes less, by the estimates of its units.
     """
     held, most = flights(best.schedule), in_flight(best.schedule)
-    begins = tuple(problem.units[span.first].begin for span in best.spans)
+    staging = problem.staging(tuple(problem.units[span.first].begin for span in best.spans))
     stages = []
     for s, (span, devices, e) in enumerate(zip(best.spans, best.devices, best.estimates, strict=True)):
+        begin = problem.units[span.first].begin
         flight = max(held[s], key=e.besides)
+        own = _named(e.plan, problem.step, staging.stages[s])
         stages.append(
             StageFacts(
-                _own(e.plan, problem, begins, s), begins[s], (span.first, span.stop), (devices.start, devices.stop),
-                e.forward_s, e.backward_s, e.weight_s, e.once_s, most[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
+                own, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
+                e.weight_s, e.once_s, most[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
                 e.remat if any(word != NONE for word in e.remat) else (), e.waiting_bytes, e.again, flight.pending,
                 e.pending_bytes, e.peak_bytes - e.waiting_bytes - e.plan.peak_bytes, e.spared_bytes,
             )
@@ -151,16 +153,17 @@ def write_stages(
     )
 
 
-def _own(plan: PlanFacts, problem: StagedProblem, begins: tuple[int, ...], index: int) -> PlanFacts:
-    """The plan of a stage by the names of its own arrays: stages that are alike have that of the first of them."""
-    section, graph = problem.staging(begins).stages[index].section, problem.step.graph
-    names = [graph.values[v].name for v in (*section.whole, *section.parts)]
-    known = {a.name: name for a, name in zip(plan.arguments, names, strict=False) if name}
-    return dataclasses.replace(
+def _named(plan: PlanFacts, step: Step, info: StageSection) -> PlanFacts:
+    """A stage's plan with the names of its own arguments: equal stages are planned once, with those of the first."""
+    values = (*info.section.whole, *info.section.parts)
+    names = [step.graph.values[v].name for v in values]
+    own = [replace(a, name=name) for a, name in zip(plan.arguments, names, strict=False)]
+    results = [replace(r, name=name) for r, name in zip(plan.results, names[: len(info.state)], strict=False)]
+    return replace(
         plan,
-        name=f"{problem.step.name}, stage {index}",
-        arguments=tuple(dataclasses.replace(a, name=known.get(a.name, a.name)) for a in plan.arguments),
-        results=tuple(dataclasses.replace(a, name=known.get(a.name, a.name)) for a in plan.results),
+        name=f"{step.name}, stage {info.index}",
+        arguments=(*own, *plan.arguments[len(own) :]),
+        results=(*results, *plan.results[len(results) :]),
     )
 
 
