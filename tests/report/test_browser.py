@@ -14,6 +14,8 @@ from tests.browser import need
 from tests.report.plans import decoder, pipeline
 from tests.report.test_html import LARGE
 
+pytestmark = pytest.mark.xdist_group("browser")  # one browser, and pages made once
+
 BAR = "#time .chart"
 PHASES = {"forward": 4e-3, "backward": 8e-3, "update": 1e-3}
 LOAD_S = 2.0
