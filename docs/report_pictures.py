@@ -57,7 +57,7 @@ class Picture:
 
 PICTURES = {
     "moe": Picture(
-        "moe", "2.4b", "h100:2x8", {}, {"dtype": "bfloat16", "batch_size": 64},
+        "moe", "2.4b", "v100-16gb:4x8", {"max_axes": 2}, {"dtype": "bfloat16", "batch_size": 64},
         ('.part[data-path="state.params.layers.#"] >> nth=1',),
     ),
     "conformer": Picture("conformer", "l", "h100:8", {}, {}, (".part >> nth=0", ".part .part >> nth=0"), "memory"),

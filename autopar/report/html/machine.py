@@ -16,8 +16,8 @@ from autopar.units import bytes_text, rate_text, seconds_text
 
 _CELLS = 256  # devices that are drawn one by one
 _BOXES = 64  # boxes side by side
-_LABELLED = 64  # devices that say where they are on the mesh
-_CROSSINGS = 12  # reasons that a table lists for each link
+_LABELLED = 64  # devices that say which they are
+_CROSSINGS = 8  # reasons that a table lists for each link
 _SAID = 4  # reasons for which a link is crossed, where there is little room
 
 
@@ -197,8 +197,7 @@ class _Drawing:
         if not plan.stages:
             at = _place(plan, start) if stop - start == 1 else ()
             held = f"holds {bytes_text(plan.peak_bytes)} at its peak"
-            several = [str(i) for i, axis in zip(at, plan.mesh, strict=False) if axis.size > 1]
-            label = ",".join(several) if self._cluster.devices <= _LABELLED else ""
+            label = str(start) if self._cluster.devices <= _LABELLED else ""
             return Cell((start, stop), (), at, label, "\n".join([here, *_place_text(plan, at), held]))
         stages = tuple(s for s, x in enumerate(plan.stages) if x.devices[0] < stop and start < x.devices[1])
         if not stages:
