@@ -134,7 +134,7 @@ autopar.charts = (() => {
     fig.xaxis.visible = false;
     fig.xgrid.visible = false;
     fig.text(rows.map((c) => c.value), rows.map((c) => c.k + 0.5), rows.map((c) => c.words.split(",")[0]), {
-      text_color: rows.map((c) => colour(c.chosen ? "panel" : "bar-ink")), text_font: FONT, text_font_size: "12px", text_baseline: "middle", text_align: "right", x_offset: -5,
+      text_color: rows.map((c) => colour(c.chosen ? "panel" : "ink")), text_font: FONT, text_font_size: "12px", text_baseline: "middle", text_align: "right", x_offset: -5,
     });
     hover(fig, [drawn], ["<b>@name</b>", `${title} @words`]);
     return { fig };
