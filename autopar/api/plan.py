@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
@@ -13,8 +14,8 @@ from autopar.errors import OptionError, PlanError, nearest
 from autopar.lower import shardings
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts, load, save
-from autopar.report import GRAPHS, PlanDiff, diff, partition_specs, plan_text, print_plan, stage_graph
-from autopar.simulate import Simulation, simulate
+from autopar.report import GRAPHS, PlanDiff, diff, partition_specs, plan_text, print_plan, stage_graph, write_html
+from autopar.simulate import Measured, Simulation, simulate
 from autopar.trace import Traced
 
 
@@ -41,6 +42,29 @@ class Plan(PlanFacts):
     def show(self) -> None:
         """Print the plan as a page in the terminal."""
         print_plan(self)
+
+    def to_html(self, path: str | os.PathLike[str], measured: Sequence[Measured] = ()) -> None:
+        """Write the plan as a page for the browser: one file that needs no network.
+
+        Args:
+          path: of the file.
+          measured: spans of a step that ran under this plan (``executable.timeline``), to stand beside the prediction.
+
+        Raises:
+          PlanError: the file cannot be written.
+          OptionError: the spans are of another plan.
+
+        Example:
+          >>> import pathlib, tempfile, jax, autopar
+          >>> step = lambda w, x: w - 0.1 * jax.grad(lambda w: ((x @ w) ** 2).sum())(w)
+          >>> shapes = jax.ShapeDtypeStruct((64, 64), "float32"), jax.ShapeDtypeStruct((512, 64), "float32")
+          >>> with tempfile.TemporaryDirectory() as folder:
+          ...     page = pathlib.Path(folder) / "plan.html"
+          ...     autopar.plan(step, *shapes, cluster="cpu:8").to_html(page)
+          ...     page.read_text()[:15]
+          '<!doctype html>'
+        """
+        write_html(self, path, measured)
 
     def simulate(self, **settings: Any) -> Simulation:
         """The plan in time, as :func:`autopar.simulate` has it, which also says what ``settings`` there are."""

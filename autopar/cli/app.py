@@ -25,11 +25,12 @@ from autopar.cli.simulating import simulate_command
 from autopar.cli.sweeping import sweep_command
 from autopar.cli.training import BATCHES_PER_SEED, Asked, bubbles, summary, train
 from autopar.cli.zoo import families, presets
-from autopar.errors import AutoparError
+from autopar.errors import AutoparError, OptionError
 from autopar.mesh import Cluster
 from autopar.plan import to_json
 from autopar.planner import Options
 from autopar.report import print_audit, print_plan
+from autopar.simulate import load_spans
 
 app = typer.Typer(
     name="autopar",
@@ -89,15 +90,33 @@ def plan_command(
 
 
 @app.command()
-def show(plan_file: PlanFile, json: Json = False) -> None:
+def show(
+    plan_file: PlanFile,
+    json: Json = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write a page for the browser, one file without network")
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(metavar="TRACE.json", help="With --html: of a step that ran, beside the prediction")
+    ] = None,
+) -> None:
     """Show a saved plan.
 
     \b
     Examples:
       autopar show plan.json
       autopar show plan.json --json
+      autopar show plan.json --html plan.html
     """
-    _show(load_plan(plan_file), json)
+    found = load_plan(plan_file)
+    if html is None:
+        if measured is not None:
+            raise OptionError(f"--measured {measured} stands beside the timeline of the page: add --html plan.html.")
+        _show(found, json)
+        return
+    check_folder("--html", html)
+    found.to_html(html, load_spans(measured) if measured is not None else ())
+    notes().print(f"wrote {html}", markup=False, soft_wrap=True)
 
 
 app.command("diff")(diff_command)

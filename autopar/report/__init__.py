@@ -1,7 +1,8 @@
-"""A plan as a page that people read: facts -> parts (what to say) -> text (how it looks)."""
+"""A plan as a page that people read: facts -> parts (what to say) -> text or HTML (how it looks)."""
 
 from autopar.report.audit import audit_text, print_audit
 from autopar.report.diff import PlanDiff, diff, diff_text, print_diff
+from autopar.report.html import html_text, write_html
 from autopar.report.page import plan_page
 from autopar.report.simulation import print_simulation, simulation_text
 from autopar.report.specs import partition_specs
@@ -15,6 +16,7 @@ __all__ = [
     "audit_text",
     "diff",
     "diff_text",
+    "html_text",
     "partition_specs",
     "plan_page",
     "plan_text",
@@ -25,4 +27,5 @@ __all__ = [
     "sentence",
     "simulation_text",
     "stage_graph",
+    "write_html",
 ]

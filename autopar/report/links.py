@@ -119,16 +119,23 @@ def level_amounts(plan: PlanFacts, c: CollectiveRecord) -> list[tuple[int, float
     ]
 
 
-def without_s(plan: PlanFacts, link: Link) -> float:
-    """Seconds by which the step would be shorter if a link took no time, the plan being the same."""
+def without_s(plan: PlanFacts, link: Link, step_s: float | None = None) -> float:
+    """Seconds by which the step would be shorter if a link took no time, the plan being the same.
+
+    Args:
+      plan: any.
+      link: one that is crossed.
+      step_s: how long the step is as it is (:func:`whole_s`), for those who ask of many links.
+    """
     if not plan.stages:
         return sum(s for c in plan.collectives for level, _, s in level_amounts(plan, c) if level == link[1])
     stages = tuple(_relieved(plan, stage, link) for stage in plan.stages)
     free = dataclasses.replace(plan, stages=stages, cluster=_freed(Cluster.from_dict(plan.cluster), link).to_dict())
-    return max(_step_s(plan) - _step_s(free), 0.0)
+    return max((whole_s(plan) if step_s is None else step_s) - whole_s(free), 0.0)
 
 
-def _step_s(plan: PlanFacts) -> float:
+def whole_s(plan: PlanFacts) -> float:
+    """Seconds of a step of several stages, simulated."""
     return simulate_plan(plan).step_s + max(stage.once_s for stage in plan.stages)
 
 
@@ -211,8 +218,9 @@ def _alike(traffic: Iterable[Traffic]) -> list[Traffic]:
 def _costs(plan: PlanFacts, cluster: Cluster, traffic: tuple[Traffic, ...]) -> tuple[str, ...]:
     """What each link adds to the step; the outermost first."""
     found = []
+    step_s = whole_s(plan) if plan.stages else plan.step_s
     for link in dict.fromkeys(t.link for t in traffic):
-        adds_s = without_s(plan, link)
+        adds_s = without_s(plan, link, step_s)
         share = f" ({percent_text(adds_s / plan.step_s)})" if plan.step_s else ""
         found.append(f"{link_text(cluster, link)} adds {seconds_text(adds_s)} to the step{share}")
     return tuple(found)
@@ -230,4 +238,4 @@ def link_text(cluster: Cluster, link: Link) -> str:
     return f"{name} to {name}" + (f" of {cluster.islands[link[0]].name}" if cluster.members else "")
 
 
-__all__ = ["Link", "Traffic", "level_amounts", "link_sections", "link_text", "link_traffic", "without_s"]
+__all__ = ["Link", "Traffic", "level_amounts", "link_sections", "link_text", "link_traffic", "whole_s", "without_s"]

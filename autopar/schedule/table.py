@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from autopar.errors import OptionError, nearest
@@ -19,6 +20,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 CHUNKED = frozenset({"interleaved"})  # a worker may hold several stages, so their makers ask for the number of workers
 
 
+@functools.lru_cache(maxsize=16, typed=True)  # the readers of a plan ask one by one, and it may be long
 def make_schedule(name: str, stages: int, microbatches: int, workers: int | None = None) -> Schedule:
     """The schedule called ``name``.
 

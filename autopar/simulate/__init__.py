@@ -6,6 +6,7 @@ from autopar.simulate.perfetto import Measured
 from autopar.simulate.planned import simulate_messages, simulate_plan
 from autopar.simulate.simulating import simulate
 from autopar.simulate.simulation import Simulation
+from autopar.simulate.spans import ReadSpan, load_spans
 from autopar.simulate.timeline import Event, Message, Timeline, simulate_schedule
 from autopar.simulate.uses import Bill, LinkUse, Update, WorkerUse
 
@@ -15,11 +16,13 @@ __all__ = [
     "LinkUse",
     "Measured",
     "Message",
+    "ReadSpan",
     "Route",
     "Simulation",
     "Timeline",
     "Update",
     "WorkerUse",
+    "load_spans",
     "mean_task_s",
     "replay",
     "simulate",

@@ -15,7 +15,7 @@ from autopar.schedule import Kind
 from autopar.simulate.timeline import Message, Timeline
 from autopar.simulate.uses import LinkUse, Update, WorkerUse, stages_text
 
-_PREDICTED, _LINKS, _MEASURED = 1, 2, 3
+_PREDICTED, _LINKS, MEASURED = 1, 2, 3
 _LETTERS = {"forward": "F", "backward": "B", "weight": "W"}
 _PAYLOADS = {Kind.FORWARD: "activations", Kind.BACKWARD: "gradients"}
 
@@ -129,20 +129,20 @@ def _messages(
 def _measured(name: str, spans: Sequence[Measured], workers: Sequence[WorkerUse]) -> Iterator[TraceEvent]:
     if not spans:
         return
-    yield _called(_MEASURED, f"{name}, measured")
+    yield _called(MEASURED, f"{name}, measured")
     stages: dict[int, set[int]] = {}
     for span in spans:
         stages.setdefault(span.worker, set()).add(span.stage)
     several = {w for w, held in stages.items() if len(held) > 1}
     for w, held in sorted(stages.items()):
-        yield _called(_MEASURED, stages_text(sorted(held)), w)
+        yield _called(MEASURED, stages_text(sorted(held)), w)
     for span in spans:
         letter = _LETTERS.get(span.program)
         label = span.program if letter is None else letter
         if letter is not None and span.microbatch is not None:
             label += f"{span.stage}.{span.microbatch}" if span.worker in several else str(span.microbatch)
-        about = {"stage": span.stage, "program": span.program}
-        yield _span(_MEASURED, span.worker, label, "task", span.start_s, span.end_s, about)
+        about = {"stage": span.stage, "program": span.program, "microbatch": span.microbatch}
+        yield _span(MEASURED, span.worker, label, "task", span.start_s, span.end_s, about)
 
 
 def _span(

@@ -107,6 +107,24 @@ class Simulation:
         cost = None if price_per_device_hour is None else hours * self.devices * price_per_device_hour
         return Bill(units, steps, hours, hours * self.devices, cost)
 
+    def check_measured(self, measured: Sequence[Measured]) -> None:
+        """Check that spans can be of a step under this plan.
+
+        Args:
+          measured: spans of a step that ran.
+
+        Raises:
+          OptionError: they are of another plan.
+        """
+        stages = {s for worker in self.workers for s in worker.stages}
+        strange = sorted({span.stage for span in measured} - stages)
+        if strange:
+            raise OptionError(
+                f"the measured spans have stage {strange[0]}, and the plan of {self.name} has "
+                f"{f'{len(stages)} stages, counted from 0' if stages else 'no stages'}. Pass the spans of a step under "
+                "this plan."
+            )
+
     def to_perfetto(self, path: str | os.PathLike[str], measured: Sequence[Measured] = ()) -> None:
         """Write the step as a trace that https://ui.perfetto.dev and chrome://tracing show.
 
@@ -128,12 +146,5 @@ class Simulation:
         Raises:
           OptionError: the spans are of another plan.
         """
-        stages = {s for worker in self.workers for s in worker.stages}
-        strange = sorted({span.stage for span in measured} - stages)
-        if strange:
-            raise OptionError(
-                f"the measured spans have stage {strange[0]}, and the plan of {self.name} has "
-                f"{f'{len(stages)} stages, counted from 0' if stages else 'no stages'}. Pass the spans of a step under "
-                "this plan."
-            )
+        self.check_measured(measured)
         return trace_text(self.name, self.timeline, self.updates, self.workers, self.links, measured)
