@@ -107,7 +107,7 @@ def test_a_row_says_how_it_is_split_in_words_and_as_a_picture():
     w1, w2, wte = (found[f"state.params.{name}"] for name in ("layers.#.w1", "layers.#.w2", "wte"))
     assert "".join(text for text, _ in w1.words) == "by columns over y" and dict(w1.words)["y"] == 1
     assert w1.picture == ((), (1,)) and w2.picture == ((1,), ()) and wte.picture == ((), ())
-    assert "".join(text for text, _ in wte.state) == "rows over x" and wte.state_picture == ((0,), ())
+    assert "".join(text for text, _ in wte.state) == "ZeRO-2 over x" and wte.state_picture == ((0,), ())
     assert "1/4 of it" in w1.tip and "12 of them" not in w1.tip.splitlines()[0]
 
 
