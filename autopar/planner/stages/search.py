@@ -10,6 +10,7 @@
 3. Their cuts are moved to where stages wait less for messages (:mod:`autopar.planner.stages.refine`).
 4. Finalists are simulated task by task, with what stages send each other on the links that lie between them, under
    every schedule that may be used.
+   Equal stages, as people set them up by hand, come along.
 5. The stages of the best are planned as wholes, equal ones once, memory being as dear as it must be for the
    micro-batches in flight to fit, and simulated again. The fastest becomes the plan.
 """
@@ -110,7 +111,7 @@ class _Search:
         asked = f"{self.survey.solved} integer programs solved for {self.survey.asked} plans of units asked"
         self.progress(f"{asked}, {len(partitions)} cuts")
         cuts = self._refined([p.spans for p in partitions]) if self._movable else partitions
-        exact, rough = self._planned([*cuts, *self._within(cuts, most)] if self._movable else cuts)
+        exact, rough = self._planned([*cuts, *self._within(cuts, most), *self._equal(most)] if self._movable else cuts)
         if self._movable and not exact:  # cuts may have moved to where whole stages do not fit
             exact, rough = self._planned(partitions)
         if not exact:
@@ -242,6 +243,15 @@ class _Search:
             faster = [p for p in alone.partitions if p.step_s < best_s] if alone is not None else []
             found += self._refined([p.spans for p in faster])
         return found
+
+    def _equal(self, most: int) -> list[Partition]:
+        """What people set up by hand: equal stages on equal submeshes, which keep apart what crosses hosts.
+
+        Dynamic programming knows of no transfers, so some of these are faster than what it finds.
+        """
+        arguments = (len(self.units), self.shapes, self.islands, self._cost, self.microbatches)
+        cuts = (even_partition(*arguments, n, fill=self._fill) for n in range(2, most + 1) if self._even(n))
+        return [cut for cut in cuts if cut is not None]
 
     def _below(self, cost: CostOf, level: int) -> CostOf:
         """The same costs, as if a stage could not reach over a level."""
