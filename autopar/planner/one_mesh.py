@@ -6,25 +6,27 @@ atoms -> classes (tie) -> nodes (fold) -> program -> solver -> choices -> price
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pulp
 
-from autopar.errors import InfeasibleError, OptionError, SolverError, nearest
+from autopar.errors import InfeasibleError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import Certificate
-from autopar.planner.atoms import Atom, Atoms, build_atoms, is_late
+from autopar.planner.atoms import Atoms, build_atoms, is_late
 from autopar.planner.budget import Budget
 from autopar.planner.classes import Classes, tie, untied
 from autopar.planner.conversion import Conversions
 from autopar.planner.fills import settle_fills
 from autopar.planner.fold import fold
 from autopar.planner.formulate import Bundle, bundle_values, formulate
+from autopar.planner.hinted import Allowed, Hinted, find_hinted, without, zero_rows
 from autopar.planner.memory import Lifetime, Profile, lifetimes
 from autopar.planner.options import Options
 from autopar.planner.prune import CHOSEN, Guide, choice_name, prune
@@ -33,18 +35,27 @@ from autopar.planner.restrict import Restriction, heavy_work_divided
 from autopar.planner.shortage import Unfit
 from autopar.planner.solve import HighsProgram, Outcome, solve_cbc
 from autopar.planner.weigh import Kernels, Weigher
-from autopar.sharding.layout import parse, text
 from autopar.units import bytes_text, seconds_text
 
 AT_LEAST = "at least"
 """Status of a mesh that was given up: its bound is all that is known."""
 
 _MEMORY_ROUNDS = 30
+_PAIRS = 40  # so many hints and pairs of hints are tried alone, to say which contradict each other
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is the same on every mesh."""
+    """What is the same on every mesh.
+
+    Attributes:
+      atoms, classes, bundles, kernels, lives: of the step.
+      tied: repeated layers are tied.
+      grouped: followers are grouped, not only folded exactly.
+      hinted: what hints name.
+      apart: classes that are folded with no other.
+      seconds: what it took.
+    """
 
     atoms: Atoms
     classes: Classes
@@ -53,6 +64,8 @@ class Prepared:
     grouped: bool
     kernels: Kernels
     lives: tuple[Lifetime, ...]
+    hinted: Hinted
+    apart: frozenset[int]
     seconds: float
 
 
@@ -86,16 +99,24 @@ class NoRoomError(InfeasibleError):
         self.accept = accept
 
 
-def prepare(step: Step, options: Options) -> Prepared:
-    """List the atoms of a step, tie repeats, find kernels and lifetimes."""
+def prepare(step: Step, options: Options, apart: Sequence[str] = ()) -> Prepared:
+    """List the atoms of a step, tie repeats, find kernels and lifetimes.
+
+    Args:
+      step: the step.
+      options: how to plan it.
+      apart: patterns of what is to have variables of its own, so that its choices can be forced one after the other.
+    """
     begin = time.perf_counter()
     atoms = build_atoms(step)
+    hinted = find_hinted(atoms, options.known, apart)
     tied = len(atoms.atoms) > options.tie_above
-    classes = tie(atoms) if tied else untied(atoms)
+    classes = tie(atoms, hinted.labels) if tied else untied(atoms)
     grouped = len(classes.members) > options.group_above
     kernels, lives = Kernels(atoms), lifetimes(atoms)
     bundles = bundle_values(atoms, classes)
-    return Prepared(atoms, classes, bundles, tied, grouped, kernels, lives, time.perf_counter() - begin)
+    alone = frozenset(classes.of[index] for index in hinted.apart)
+    return Prepared(atoms, classes, bundles, tied, grouped, kernels, lives, hinted, alone, time.perf_counter() - begin)
 
 
 class MeshProgram:
@@ -122,13 +143,17 @@ class MeshProgram:
     ) -> None:
         begin = time.perf_counter()
         atoms, classes = prepared.atoms.on(mesh.shape), prepared.classes
-        nodes = fold(atoms, classes, grouped=prepared.grouped, allowed=allowed_choices(atoms, classes, options))
+        allowed = allowed_choices(atoms, classes, options, Allowed(prepared.hinted, atoms, mesh.names))
+        nodes = fold(atoms, classes, grouped=prepared.grouped, allowed=allowed, apart=prepared.apart)
         nodes, self.pruned = prune(atoms, classes, nodes, guides)
-        self.prepared = prepared
-        self.mesh = mesh
+        self.prepared, self.cluster, self.mesh = prepared, cluster, mesh
         self.conversions = Conversions(mesh, cluster.device)
         self.weigher = Weigher(atoms, prepared.kernels, mesh, cluster.device)
         self.formulation = formulate(atoms, classes, nodes, prepared.bundles, self.weigher, self.conversions)
+        self.rows = tuple(zero_rows(prepared.hinted, self.formulation, mesh.names))
+        for terms, sense, right, name in self.rows:
+            constraint = pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, right)
+            self.formulation.problem.addConstraint(constraint)
         self.highs = HighsProgram(self.formulation.problem)
         self.build_s = prepared.seconds + time.perf_counter() - begin
 
@@ -156,8 +181,27 @@ class MeshProgram:
         try:
             return candidate(*search.run(budget))
         except _StuckError:
+            if self.rows and not search.budget.limits:
+                raise InfeasibleError(self._conflict(options)) from None
             unfit = Unfit(self.formulation, search.budget, self.mesh, budget, search.tried, search.price)
             raise NoRoomError(unfit, lambda priced: candidate(priced, "within gap", search.bound)) from None
+
+    def _conflict(self, options: Options) -> str:
+        """Which hints contradict each other, as no choices satisfy the rows of all."""
+        hinted = self.prepared.hinted
+        several = [k for n in (1, 2) for k in itertools.combinations(range(len(hinted.hints)), n)]
+        pair = next((k for k in several[:_PAIRS] if not self._keeps(without(hinted, k), options)), ())
+        hints = [f"'{hinted.hints[k]}'" for k in pair] or [f"'{hint}'" for hint in hinted.hints]
+        mesh = "x".join(map(str, self.mesh.shape))
+        if len(hints) == 1:
+            return f"hint {hints[0]} cannot be kept on mesh {mesh} under strategy {options.strategy!r}."
+        return f"the hints {' and '.join(hints)} contradict each other on mesh {mesh}. Leave one of them out."
+
+    def _keeps(self, hinted: Hinted, options: Options) -> bool:
+        """Whether there are choices that keep these hints alone."""
+        prepared = dataclasses.replace(self.prepared, hinted=hinted)
+        program = MeshProgram(prepared, self.cluster, self.mesh, options, {})
+        return program.highs.relax(options.time_limit_s).status != "infeasible"
 
     def _candidate(self, priced: Priced, status: str, bound: float, options: Options, search: _Search) -> Candidate:
         bound = max(0.0, min(bound - priced.rent_s, priced.step_s))  # also where nothing was proven
@@ -183,49 +227,22 @@ class MeshProgram:
         return Candidate(self.formulation.atoms, self.mesh, priced, certificate, guide)
 
 
-def allowed_choices(atoms: Atoms, classes: Classes, options: Options) -> dict[int, tuple[int, ...]]:
-    """Choices of each class under the strategy, the hints and ``divide_work``."""
+def allowed_choices(atoms: Atoms, classes: Classes, options: Options, hints: Allowed) -> dict[int, tuple[int, ...]]:
+    """Choices of each class under the strategy, the hints and ``divide_work``.
+
+    Raises:
+      InfeasibleError: nothing is left to an atom.
+    """
     restriction = Restriction(atoms, options.strategy)
-    hints = _hinted(atoms, options.hints)
     allowed: dict[int, tuple[int, ...]] = {}
     for c, members in enumerate(classes.members):
         atom = atoms.atoms[members[0]]
-        found = restriction.allowed(atom)
-        for m in members:
-            if m in hints:
-                found = hints[m]
+        found = hints.of(atom, restriction.allowed(atom), options.strategy)
         if options.divide_work:
             divided = set(heavy_work_divided(atoms, atom))
             found = tuple(i for i in found if i in divided) or found
         allowed[c] = found
     return allowed
-
-
-def _hinted(atoms: Atoms, hints: Mapping[str, str]) -> dict[int, tuple[int, ...]]:
-    found: dict[int, tuple[int, ...]] = {}
-    inputs = [a for a in atoms.atoms if a.kind == "input"]
-    for pattern, words in hints.items():
-        matches = [a for a in inputs if a.name == pattern]
-        matches = matches or [a for a in inputs if fnmatch.fnmatchcase(a.name, pattern)]
-        if not matches:
-            raise OptionError(f"hint {pattern!r} matches no argument: {nearest(pattern, [a.name for a in inputs])}")
-        try:
-            layout = parse(words)
-        except ValueError:
-            raise OptionError(
-                f"hint {pattern!r}: {words!r} is not a layout. Write one placement per mesh axis: "
-                "S0 splits dim 0 over it, R copies; 'S0,R' for a mesh of two axes."
-            ) from None
-        for atom in matches:
-            fitting = tuple(i for i, c in enumerate(atoms.choices(atom)) if c.results[0] == layout)
-            if not fitting:
-                raise InfeasibleError(
-                    f"hint {pattern!r}: {atom.name} of shape "
-                    f"{atoms.step.graph.values[atom.results[0]].shape} cannot lie as {words!r} on mesh "
-                    f"{'x'.join(map(str, atoms.mesh))}. Possible: {_possible(atoms, atom)}."
-                )
-            found[atom.index] = fitting
-    return found
 
 
 def _turn(atoms: Atoms, lives: Iterable[Lifetime]) -> int:
@@ -244,10 +261,6 @@ def _turn(atoms: Atoms, lives: Iterable[Lifetime]) -> int:
             change[min(life.end, len(atoms.atoms) - 1) + 1] -= nbytes
     held = np.cumsum(change)
     return max((a.index for a in late if a.frequency == often), key=lambda k: held[k], default=len(atoms.atoms) - 1)
-
-
-def _possible(atoms: Atoms, atom: Atom) -> str:
-    return "; ".join(text(c.results[0]) for c in atoms.choices(atom)[:12])
 
 
 class _StuckError(Exception):

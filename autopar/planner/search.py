@@ -14,6 +14,7 @@ from autopar.errors import AutoparError, ClusterError, InfeasibleError, SolverEr
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
+from autopar.planner.hinted import check_hints
 from autopar.planner.notices import warnings_of
 from autopar.planner.one_mesh import AT_LEAST, Candidate, MeshProgram, NoRoomError, Prepared, prepare
 from autopar.planner.options import Options
@@ -46,12 +47,14 @@ def plan_step(
         is. It takes most of a minute.
 
     Raises:
+      OptionError: a hint names nothing.
       InfeasibleError: nothing fits into memory, or the hints contradict each other.
       SolverError: the solver is missing or found nothing in time.
     """
     meshes = candidate_meshes(cluster, options)
     with collector_paused():
         prepared = prepare(step, options)
+        check_hints(prepared.atoms, options.known)
         search = _MeshSearch(prepared, cluster, options, frozenset(mesh.shape for mesh in meshes), progress)
         guided = len(prepared.classes.members) > options.prune_above
         guiding = coarse_meshes(cluster, meshes) if guided else ()

@@ -1,0 +1,374 @@
+"""From hints to the integer program: which choices they leave, and the rows that they add.
+
+All but one of the hints are about one atom at a time, and leave some of its choices. Whether state is stored in more
+parts than it is used in (``zero``) is about two: the argument and the ops that use it. For a leaf ``a`` of the state,
+its uses ``u`` and a mesh axis ``k``, with ``split(n, k)`` the sum of the variables of ``n`` that split it over ``k``::
+
+    forbid zero     split(a, k) <= sum_u split(u, k)                            (zero_rows)
+    require zero    split(a, k) = 1, split(u, k) = 0     for the axes named
+                    sum_k split(a, k) >= 1 + sum_k split(u, k)     for the first use, where none is named
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pulp
+
+from autopar.errors import InfeasibleError, OptionError
+from autopar.planner.atoms import Atom, Atoms
+from autopar.planner.factors import Factors
+from autopar.planner.formulate import Formulation
+from autopar.planner.hints import Hint, layout_on
+from autopar.planner.memory import argument_kinds
+from autopar.planner.parts import Part, check_named, find_part, handed_out, owners, uses
+from autopar.planner.weigh import MATMULS
+from autopar.sharding.layout import Layout, shards, text
+
+Row = tuple[dict[pulp.LpVariable, float], int, float, str]
+
+_POSSIBLE = 12
+
+
+@dataclass(frozen=True)
+class Hinted:
+    """Hints, and what they name in a step; the same on every mesh.
+
+    Attributes:
+      hints: those that a program of layouts can keep: all but stages and meshes.
+      parts: what each names; nothing of it may be in a stage of the step.
+      labels: atom -> numbers of the hints that concern it. Atoms with other labels are not tied.
+      apart: atoms that are to have variables of their own.
+    """
+
+    hints: tuple[Hint, ...]
+    parts: tuple[Part, ...]
+    labels: Mapping[int, tuple[int, ...]]
+    apart: frozenset[int]
+    factors: Factors = field(repr=False)
+
+
+def find_hinted(atoms: Atoms, hints: Iterable[Hint], apart: Sequence[str] = ()) -> Hinted:
+    """What hints name.
+
+    Args:
+      atoms: the step.
+      hints: of any kind.
+      apart: patterns of what is not to be tied, though no hint is about it.
+    """
+    kept = tuple(h for h in hints if h.kind not in ("stage", "mesh"))
+    parts = tuple(find_part(atoms, h.part, state=h.words == "zero") for h in kept)
+    alone = tuple(find_part(atoms, pattern) for pattern in apart)
+    labels: dict[int, tuple[int, ...]] = {}
+    for number, part in enumerate((*parts, *alone)):
+        for index in sorted(_concerned(atoms, part)):
+            labels[index] = (*labels.get(index, ()), number)
+    free = frozenset(index for part in alone for index in _forced(atoms, part))
+    return Hinted(kept, parts, labels, free, Factors(atoms, int(atoms.step.apart)))
+
+
+def _forced(atoms: Atoms, part: Part) -> set[int]:
+    """The atoms that choose a layout of a part: its arguments, or else the readers of what it makes."""
+    return set(part.arguments) or {r for out in handed_out(atoms, part).values() for r, _ in out}
+
+
+def _concerned(atoms: Atoms, part: Part) -> set[int]:
+    readers = {r for out in handed_out(atoms, part).values() for r, _ in out}
+    return {*part.arguments, *part.ops, *part.users, *readers}
+
+
+def check_hints(atoms: Atoms, hints: Sequence[Hint]) -> None:
+    """Check that hints name something of a whole step, and something that they can be about.
+
+    Raises:
+      OptionError: one does not; the message has the nearest names.
+    """
+    check_named(atoms.step, [h.part for h in hints])
+    for a, b in itertools.combinations(hints, 2):
+        if (a.kind, b.kind, a.words) == ("forbid", "require", b.words) or (b.kind, a.kind, a.words) == (
+            "forbid", "require", b.words,
+        ):  # fmt: skip
+            same = set(find_part(atoms, a.part, state=True).arguments) & set(find_part(atoms, b.part).arguments)
+            if (a.part == b.part or same) and (not a.over or set(a.over) & set(b.over)):
+                raise InfeasibleError(f"the hints '{a}' and '{b}' contradict each other. Leave one of them out.")
+    for hint in hints:
+        part = find_part(atoms, hint.part)
+        if hint.kind == "layout" and not part.arguments and not handed_out(atoms, part):
+            raise OptionError(f"hint '{hint}': other ops read nothing of what the forward pass makes in {hint.part!r}.")
+        if hint.words == "zero" and not part.arguments:
+            raise OptionError(f"hint '{hint}': {hint.part!r} names no parameter or optimizer state, only ops.")
+
+
+class Allowed:
+    """What hints leave of the choices of atoms on one mesh.
+
+    Args:
+      hinted: what they name.
+      atoms: on the mesh.
+      axes: names of its axes.
+
+    Raises:
+      InfeasibleError: a hint cannot be kept on this mesh, or two contradict each other.
+    """
+
+    def __init__(self, hinted: Hinted, atoms: Atoms, axes: Sequence[str]) -> None:
+        self._hinted, self._atoms, self._axes = hinted, atoms, tuple(axes)
+        self._found: dict[int, list[tuple[Hint, frozenset[int]]]] = {}
+        for hint, part in zip(hinted.hints, hinted.parts, strict=True):
+            if part:
+                self._check_axes(hint)
+                self._add(hint, part)
+
+    def of(self, atom: Atom, otherwise: Sequence[int], strategy: str) -> tuple[int, ...]:
+        """The choices left to an atom.
+
+        Args:
+          atom: which.
+          otherwise: what the strategy leaves; a layout of an argument is not bound by it.
+          strategy: its name.
+
+        Raises:
+          InfeasibleError: nothing is left.
+        """
+        found = self._found.get(atom.index)
+        if not found:
+            return tuple(otherwise)
+        left = frozenset.intersection(*(choices for _, choices in found))
+        if not left:
+            raise InfeasibleError(self._contradiction(atom, found))
+        if any(hint.kind == "layout" for hint, _ in found) and atom.kind != "op":
+            return tuple(sorted(left))
+        both = tuple(i for i in otherwise if i in left)
+        if not both:
+            hints = " and ".join(f"'{hint}'" for hint, _ in found)
+            raise InfeasibleError(
+                f"hint {hints} contradicts strategy {strategy!r}: of what that leaves to {_place(atom)}, nothing keeps "
+                "the hint. Use strategy 'auto', or leave the hint out."
+            )
+        return both
+
+    def _contradiction(self, atom: Atom, found: Sequence[tuple[Hint, frozenset[int]]]) -> str:
+        pairs = itertools.combinations(found, 2)
+        pair = next(([a, b] for (a, these), (b, those) in pairs if not these & those), [hint for hint, _ in found])
+        hints = " and ".join(f"'{hint}'" for hint in pair)
+        return f"the hints {hints} contradict each other: both are about {_place(atom)}. Leave one of them out."
+
+    def _check_axes(self, hint: Hint) -> None:
+        missing = [name for name in hint.over if name not in self._axes]
+        if missing:
+            mesh = "x".join(map(str, self._atoms.mesh))
+            raise InfeasibleError(
+                f"hint '{hint}': mesh {mesh} has no axis {missing[0]!r}, its axes are {', '.join(self._axes)}."
+            )
+
+    def _add(self, hint: Hint, part: Part) -> None:
+        if hint.words == "zero":
+            return
+        if hint.kind != "layout":
+            self._parallelism(hint, part)
+        elif part.arguments:
+            self._arguments(hint, part)
+        else:
+            self._activations(hint, part)
+
+    def _keep(self, hint: Hint, atom: int, choices: Iterable[int]) -> None:
+        self._found.setdefault(atom, []).append((hint, frozenset(choices)))
+
+    def _arguments(self, hint: Hint, part: Part) -> None:
+        step = self._atoms.step
+        stacked = {step.graph.inputs[i] for i in step.batch} if step.apart else set()
+        for index in part.arguments:
+            atom = self._atoms.atoms[index]
+            (v,) = atom.results
+            shape = step.graph.values[v].shape
+            layout, why = self._layout(hint, len(shape) - (v in stacked))
+            if layout is not None and v in stacked:  # micro-batches lie along dim 0
+                layout = tuple(p + 1 if p >= 0 else p for p in layout)
+            fitting = [i for i, c in enumerate(self._atoms.choices(atom)) if c.results[0] == layout]
+            if not fitting:
+                raise InfeasibleError(
+                    f"hint {hint.part!r}: {atom.name} of shape {shape} cannot lie as {hint.words!r} on mesh "
+                    f"{self._mesh}{why or _indivisible(shape, layout, self._atoms.mesh)}. Possible: "
+                    f"{_layouts(c.results[0] for c in self._atoms.choices(atom))}."
+                )
+            self._keep(hint, index, fitting)
+
+    def _activations(self, hint: Hint, part: Part) -> None:
+        values, kept = self._atoms.step.graph.values, False
+        said = ""
+        for v, readers in handed_out(self._atoms, part).items():
+            layout, why = self._layout(hint, len(values[v].shape))
+            fitting = {
+                (r, slot): [
+                    i for i, c in enumerate(self._atoms.choices(self._atoms.atoms[r])) if c.operands[slot] == layout
+                ]
+                for r, slot in readers
+            }
+            without = next((where for where, choices in fitting.items() if not choices), None)
+            if without is not None:
+                reader = self._atoms.atoms[without[0]]
+                able = (c.operands[without[1]] for c in self._atoms.choices(reader))
+                said = said or (
+                    f"what {_place(self._atoms.atoms[self._atoms.producer[v][0]])} makes, of shape {values[v].shape}, "
+                    f"cannot lie as {hint.words!r} on mesh {self._mesh}"
+                    f"{why or _indivisible(values[v].shape, layout, self._atoms.mesh)}: no strategy of "
+                    f"{_place(reader)} reads it so. Possible: {_layouts(able)}"
+                )
+                continue
+            kept = True
+            for (r, _), choices in fitting.items():
+                self._keep(hint, r, choices)
+        if said and not kept:
+            raise InfeasibleError(f"hint '{hint}': {said}.")
+
+    def _layout(self, hint: Hint, rank: int) -> tuple[Layout | None, str]:
+        """The layout, or why there is none."""
+        try:
+            return layout_on(hint.words, rank, self._axes), ""
+        except ValueError as error:
+            return None, f" ({error})"
+
+    def _parallelism(self, hint: Hint, part: Part) -> None:
+        able = 0
+        for index in part.work:
+            atom = self._atoms.atoms[index]
+            kinds = self._hinted.factors.parallelism(atom)
+            options = self._atoms.choices(atom)
+            uses = [[kinds.get(name, "") == hint.words for name in c.names] for c in options]
+            over = [k for k, name in enumerate(self._axes) if name in hint.over or not hint.over]
+            if hint.kind == "forbid":
+                self._keep(hint, index, (i for i, used in enumerate(uses) if not any(used[k] for k in over)))
+            elif atom.op is not None and atom.op.primitive in MATMULS and hint.words in kinds.values():
+                every = all if hint.over else any
+                fitting = [i for i, used in enumerate(uses) if every(used[k] for k in over)]
+                able += bool(fitting)
+                if fitting:
+                    self._keep(hint, index, fitting)
+        if hint.kind == "require" and not able:
+            raise InfeasibleError(
+                f"hint '{hint}': no product in {hint.part!r} can be split so on mesh {self._mesh}: "
+                f"{self._sizes(hint, part)}."
+            )
+
+    def _sizes(self, hint: Hint, part: Part) -> str:
+        """What there is to split, and why it is not."""
+        sizes: dict[int, None] = {}
+        for index in part.work:
+            atom = self._atoms.atoms[index]
+            if atom.op is not None and atom.op.primitive in MATMULS:
+                kinds = self._hinted.factors.parallelism(atom)
+                sizes |= dict.fromkeys(f.size for f in atom.op.rule.factors if kinds.get(f.name) == hint.words)
+        if not sizes:
+            return f"none of them has what '{hint.words}' is about"
+        return f"none of the sizes {', '.join(map(str, sizes))} divides by the axes"
+
+    @property
+    def _mesh(self) -> str:
+        return "x".join(map(str, self._atoms.mesh))
+
+
+def zero_rows(hinted: Hinted, formulation: Formulation, axes: Sequence[str]) -> Iterator[Row]:
+    """The rows of hints about ``zero``; see the module docstring.
+
+    Raises:
+      InfeasibleError: it is required of arrays that cannot be split.
+    """
+    atoms = formulation.atoms
+    kinds = argument_kinds(atoms)
+    for number, (hint, part) in enumerate(zip(hinted.hints, hinted.parts, strict=True)):
+        if hint.words != "zero" or not part:
+            continue
+        over = [k for k, name in enumerate(axes) if (name in hint.over or not hint.over) and atoms.mesh[k] > 1]
+        owner = owners(atoms, part.arguments)
+        optimizer = [a for a in part.arguments if kinds[atoms.atoms[a].results[0]] == "optimizer"]
+        leaves = part.arguments if hint.kind == "forbid" or not optimizer else optimizer
+        rows = []
+        for index in leaves:
+            used = uses(atoms, atoms.atoms[owner.get(index, index)])
+            rows += list(_leaf_rows(formulation, index, used, over, hint, f"hint_{number}_{index}"))
+        if hint.kind == "require" and not rows:
+            mesh = "x".join(map(str, atoms.mesh))
+            raise InfeasibleError(f"hint '{hint}': nothing of the state in {hint.part!r} can be split on mesh {mesh}.")
+        yield from rows
+
+
+def _leaf_rows(
+    formulation: Formulation, leaf: int, used: Sequence[tuple[int, int]], over: Sequence[int], hint: Hint, name: str
+) -> Iterator[Row]:
+    stored = {k: _split(formulation, leaf, k) for k in over}
+    if not any(stored.values()):
+        return
+    if hint.kind == "forbid":
+        for k in over:
+            yield (
+                _sum(stored[k], *((_split(formulation, u, k, slot), -1.0) for u, slot in used)),
+                -1,
+                0.0,
+                f"{name}_{k}",
+            )
+    elif hint.over:
+        for k in over:
+            yield _sum(stored[k]), 0, 1.0, f"{name}_{k}"
+            for n, (u, slot) in enumerate(used):
+                yield _sum(_split(formulation, u, k, slot)), 0, 0.0, f"{name}_{k}_{n}"
+    else:
+        first = [(_split(formulation, *used[0][:1], k, used[0][1]), -1.0) for k in over] if used else []
+        yield _sum({}, *((stored[k], 1.0) for k in over), *first), 1, 1.0, name
+
+
+Terms = dict[pulp.LpVariable, float]
+
+
+def _split(formulation: Formulation, index: int, axis: int, slot: int | None = None) -> Terms:
+    """The variables of an atom whose options split its result (or operand ``slot``) over a mesh axis."""
+    root, table = formulation.nodes.follow[formulation.classes.of[index]]
+    choices = formulation.atoms.choices(formulation.atoms.atoms[index])
+    found: Terms = {}
+    for variable, own in zip(formulation.choice[root], table, strict=True):
+        layout = choices[own].results[0] if slot is None else choices[own].operands[slot]
+        if layout[axis] >= 0:
+            found[variable] = 1.0
+    return found
+
+
+def _sum(first: Terms, *others: tuple[Terms, float]) -> Terms:
+    total = dict(first)
+    for terms, sign in others:
+        for variable, n in terms.items():
+            total[variable] = total.get(variable, 0.0) + sign * n
+    return {variable: n for variable, n in total.items() if n}
+
+
+def _place(atom: Atom) -> str:
+    """An atom in words: its name, or what it does and where."""
+    if atom.kind != "op" or atom.op is None:
+        return atom.name
+    where = atom.op.where
+    return f"{atom.op.primitive} at {where.line or where.scope}"
+
+
+def _layouts(layouts: Iterable[Layout]) -> str:
+    return "; ".join(text(x) for x in list(dict.fromkeys(layouts))[:_POSSIBLE])
+
+
+def _indivisible(shape: Sequence[int], layout: Layout | None, mesh: Sequence[int]) -> str:
+    """The dim that does not divide, if that is why a layout is none."""
+    if layout is None or max(layout, default=-1) >= len(shape):
+        return ""
+    for dim, (size, parts) in enumerate(zip(shape, shards(layout, mesh, len(shape)), strict=True)):
+        if size % parts:
+            return f" (dim {dim} of {size} does not divide by {parts})"
+    return ""
+
+
+def without(hinted: Hinted, kept: Collection[int]) -> Hinted:
+    """The same with some hints alone, by number."""
+    return dataclasses.replace(
+        hinted, hints=tuple(hinted.hints[k] for k in kept), parts=tuple(hinted.parts[k] for k in kept)
+    )
+
+
+__all__ = ["Allowed", "Hinted", "check_hints", "find_hinted", "without", "zero_rows"]
