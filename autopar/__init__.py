@@ -36,7 +36,7 @@ from autopar.errors import (
 )
 from autopar.lower import Audit
 from autopar.mesh import Cluster
-from autopar.planner import Options
+from autopar.planner import Hint, Options
 from autopar.sharding.rules import register_rule
 from autopar.simulate import Simulation, simulate
 from autopar.sweep import SweepResult, sweep
@@ -53,6 +53,7 @@ __all__ = [
     "ClusterError",
     "CouplingError",
     "Executable",
+    "Hint",
     "InfeasibleError",
     "InternalError",
     "OptionError",

@@ -13,6 +13,7 @@ from autopar.errors import PlanError
 from autopar.lower import shardings
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts, load, save
+from autopar.planner import Options
 from autopar.report import plan_text, print_plan
 from autopar.simulate import Simulation, simulate
 from autopar.trace import Traced
@@ -27,12 +28,20 @@ class Plan(PlanFacts):
     """
 
     in_tree: Any = dataclasses.field(default=None, repr=False, compare=False)
+    traced: Traced | None = dataclasses.field(default=None, repr=False, compare=False)
+    options: Options | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, facts: PlanFacts, traced: Traced | None = None) -> Self:
-        """Facts as a plan; with the trace, layouts can be handed out as pytrees."""
+    def of(cls, facts: PlanFacts, traced: Traced | None = None, options: Options | None = None) -> Self:
+        """Facts as a plan.
+
+        Args:
+          facts: the plan.
+          traced: the step that it is for: with it, layouts can be handed out as pytrees, and choices explained.
+          options: what it was made with.
+        """
         values = {f.name: getattr(facts, f.name) for f in dataclasses.fields(PlanFacts)}
-        return cls(**values, in_tree=traced.in_tree if traced is not None else None)
+        return cls(**values, in_tree=traced.in_tree if traced is not None else None, traced=traced, options=options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON; :func:`autopar.load_plan` reads it back."""

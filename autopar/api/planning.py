@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from autopar.api.hinting import explained, with_hints
 from autopar.api.plan import Plan
 from autopar.api.sharing import Sharing
 from autopar.calibrate import device_name
@@ -152,8 +153,25 @@ def plan_traced(
     """
     _check_islands(cluster, options)
     say = progress or (lambda _: None)
+    if not options.known:
+        return Plan.of(_searched(traced, cluster, options, say, sharing), traced, options)
+    known = sharing or Sharing(traced)  # so that hints are left out of the same step in its micro-batches
+
+    def again(options: Options) -> PlanFacts:
+        say(f"without {'its hints' if not options.known else 'a hint'}, to say what it costs")
+        return _searched(traced, cluster, options, say, known)
+
+    try:
+        facts = _searched(traced, cluster, options, say, known)
+    except InfeasibleError as error:
+        raise explained(error, options, again) from None
+    return Plan.of(with_hints(facts, options, again), traced, options)
+
+
+def _searched(traced: Traced, cluster: Cluster, options: Options, say: Progress, sharing: Sharing | None) -> PlanFacts:
+    """The plan, in the number of micro-batches that is asked for or best."""
     if options.microbatches != "auto":
-        return Plan.of(_planned(traced, cluster, options, int(options.microbatches), say, sharing), traced)
+        return _planned(traced, cluster, options, int(options.microbatches), say, sharing)
     found: list[PlanFacts] = []
     failures: list[AutoparError] = []
     slower = 0
@@ -174,8 +192,7 @@ def plan_traced(
         raise failures[-1]
     best = min(found, key=lambda f: f.step_s)
     others = [r for f in found for r in (*_as_runner_up(f, best), *f.other_pipelines)]
-    best = dataclasses.replace(best, other_pipelines=tuple(sorted(others, key=lambda r: r.step_s)[:_RUNNERS_UP]))
-    return Plan.of(best, traced)
+    return dataclasses.replace(best, other_pipelines=tuple(sorted(others, key=lambda r: r.step_s)[:_RUNNERS_UP]))
 
 
 def check_made_for(plan: PlanFacts, traced: Traced) -> None:

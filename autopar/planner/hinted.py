@@ -22,11 +22,12 @@ from autopar.errors import InfeasibleError, OptionError
 from autopar.planner.atoms import Atom, Atoms
 from autopar.planner.factors import Factors
 from autopar.planner.formulate import Formulation
-from autopar.planner.hints import Hint, layout_on
+from autopar.planner.hints import Hint
 from autopar.planner.memory import argument_kinds
 from autopar.planner.parts import Part, check_named, find_part, handed_out, owners, uses
 from autopar.planner.weigh import MATMULS
 from autopar.sharding.layout import Layout, shards, text
+from autopar.sharding.words import layout_on
 
 Row = tuple[dict[pulp.LpVariable, float], int, float, str]
 
@@ -41,7 +42,7 @@ class Hinted:
       hints: those that a program of layouts can keep: all but stages and meshes.
       parts: what each names; nothing of it may be in a stage of the step.
       labels: atom -> numbers of the hints that concern it. Atoms with other labels are not tied.
-      apart: atoms that are to have variables of their own.
+      apart: atoms that have variables of their own, so that they can lie as nothing else does.
     """
 
     hints: tuple[Hint, ...]
@@ -66,6 +67,7 @@ def find_hinted(atoms: Atoms, hints: Iterable[Hint], apart: Sequence[str] = ()) 
     for number, part in enumerate((*parts, *alone)):
         for index in sorted(_concerned(atoms, part)):
             labels[index] = (*labels.get(index, ()), number)
+    alone += tuple(part for hint, part in zip(kept, parts, strict=True) if hint.kind == "layout" and not part.arguments)
     free = frozenset(index for part in alone for index in _forced(atoms, part))
     return Hinted(kept, parts, labels, free, Factors(atoms, int(atoms.step.apart)))
 
@@ -94,12 +96,28 @@ def check_hints(atoms: Atoms, hints: Sequence[Hint]) -> None:
             same = set(find_part(atoms, a.part, state=True).arguments) & set(find_part(atoms, b.part).arguments)
             if (a.part == b.part or same) and (not a.over or set(a.over) & set(b.over)):
                 raise InfeasibleError(f"the hints '{a}' and '{b}' contradict each other. Leave one of them out.")
+        if a.kind == b.kind == "layout" and _differ(a.words, b.words):
+            both = set(find_part(atoms, a.part).arguments) & set(find_part(atoms, b.part).arguments)
+            for index in sorted(both)[:1]:
+                raise InfeasibleError(
+                    f"the hints '{a}' and '{b}' contradict each other: both are about {atoms.atoms[index].name}. Leave "
+                    "one of them out."
+                )
     for hint in hints:
         part = find_part(atoms, hint.part)
         if hint.kind == "layout" and not part.arguments and not handed_out(atoms, part):
             raise OptionError(f"hint '{hint}': other ops read nothing of what the forward pass makes in {hint.part!r}.")
         if hint.words == "zero" and not part.arguments:
             raise OptionError(f"hint '{hint}': {hint.part!r} names no parameter or optimizer state, only ops.")
+
+
+def _differ(a: str, b: str) -> bool:
+    """Whether two layouts in words are unlike on any mesh."""
+    named = ("x", "y", "z", "w")
+    try:
+        return layout_on(a, 8, named) != layout_on(b, 8, named)
+    except ValueError:
+        return False
 
 
 class Allowed:
@@ -121,6 +139,15 @@ class Allowed:
             if part:
                 self._check_axes(hint)
                 self._add(hint, part)
+
+    @property
+    def choices(self) -> dict[int, frozenset[int]]:
+        """Atom -> the choices that all hints about it leave."""
+        return {index: frozenset.intersection(*(c for _, c in found)) for index, found in self._found.items()}
+
+    def about(self, index: int) -> list[tuple[Hint, frozenset[int]]]:
+        """The hints about an atom, each with the choices that it leaves."""
+        return self._found.get(index, [])
 
     def of(self, atom: Atom, otherwise: Sequence[int], strategy: str) -> tuple[int, ...]:
         """The choices left to an atom.

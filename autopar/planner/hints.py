@@ -34,14 +34,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopar.errors import OptionError, nearest
-from autopar.sharding.layout import REPLICATED, Layout, parse
+from autopar.sharding.words import is_layout
 
 PARALLELISMS = ("data", "expert", "tensor", "zero")
 KINDS = ("layout", "forbid", "require", "stage", "mesh")
 
-_WHOLE = ("whole", "replicated")
-_DIMS = {"rows": 0, "columns": 1, "split": 0}
-_CLAUSE = re.compile(r"(rows|columns|split|dim (\d+)) over (\w+(?: and \w+)*)")
 _PARALLEL = re.compile(r"(forbid|no|require) (\w+)(?: parallelism)?(?: over (\w+(?: and \w+)*))?")
 _EXAMPLES = (
     "'wte: whole', 'mlp.w1: columns over y', 'w: S0,R', 'attn: forbid tensor', 'moe: require expert over y', "
@@ -195,39 +192,6 @@ def as_hints(given: Any) -> tuple[Hint, ...]:
     )
 
 
-def layout_on(words: str, rank: int, axes: Sequence[str]) -> Layout:
-    """What a layout hint says for an array of so many dims on a mesh with axes of these names.
-
-    >>> layout_on("columns over y", 2, ("x", "y")), layout_on("whole", 3, ("x", "y")), layout_on("S0,R", 2, ("x", "y"))
-    ((-1, 1), (-1, -1), (0, -1))
-
-    Raises:
-      ValueError: the mesh has no such axis, or as many as there are placements, or the array no such dim.
-    """
-    if words in _WHOLE:
-        return (REPLICATED,) * len(axes)
-    clauses = [_CLAUSE.fullmatch(clause.strip()) for clause in words.split(",")]
-    if not all(clauses):
-        layout = parse(words.replace(" ", ""))
-        if len(layout) != len(axes):
-            raise ValueError(f"it places {len(layout)} mesh axes, the mesh has {len(axes)}")
-    else:
-        found = [REPLICATED] * len(axes)
-        for clause in clauses:
-            assert clause is not None
-            dim = int(clause[2]) if clause[2] else _DIMS[clause[1]]
-            if clause[1] in ("rows", "columns") and rank != 2:
-                raise ValueError(f"{clause[1]} are of arrays of two dims, it has {rank}: write 'dim {dim}'")
-            for name in clause[3].split(" and "):
-                if name not in axes:
-                    raise ValueError(f"the mesh has no axis {name!r}, its axes are {', '.join(axes)}")
-                found[tuple(axes).index(name)] = dim
-        layout = tuple(found)
-    if max(layout, default=-1) >= rank:
-        raise ValueError(f"it has {rank} dims, from 0 on")
-    return layout
-
-
 def _names(over: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(over.split(" and ")) if isinstance(over, str) else tuple(over)
 
@@ -247,7 +211,7 @@ def _checked(hint: Hint) -> Hint:
         raise OptionError(
             f"hint '{hint}': {hint.words!r} is not a mesh shape; write axis sizes joined by x, such as 2x4."
         )
-    if hint.kind == "layout" and not _is_layout(hint.words):
+    if hint.kind == "layout" and not is_layout(hint.words):
         raise OptionError(
             f"hint {hint.part!r}: {hint.words!r} is not a layout. Write one placement per mesh axis: S0 splits dim 0 "
             "over it, R copies; 'S0,R' for a mesh of two axes; or words: 'whole', 'rows over x', 'dim 2 over x and y'. "
@@ -256,10 +220,4 @@ def _checked(hint: Hint) -> Hint:
     return hint
 
 
-def _is_layout(words: str) -> bool:
-    if words in _WHOLE or all(_CLAUSE.fullmatch(clause.strip()) for clause in words.split(",")):
-        return True
-    return bool(re.fullmatch(r"(R|S\d+)(, ?(R|S\d+))*", words))
-
-
-__all__ = ["KINDS", "PARALLELISMS", "Hint", "as_hints", "layout_on"]
+__all__ = ["KINDS", "PARALLELISMS", "Hint", "as_hints"]

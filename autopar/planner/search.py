@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from autopar.collector import collector_paused
-from autopar.errors import AutoparError, ClusterError, InfeasibleError, SolverError
+from autopar.errors import AutoparError, ClusterError, InfeasibleError, OptionError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
@@ -55,6 +55,7 @@ def plan_step(
     with collector_paused():
         prepared = prepare(step, options)
         check_hints(prepared.atoms, options.known)
+        _check_whole(options)
         search = _MeshSearch(prepared, cluster, options, frozenset(mesh.shape for mesh in meshes), progress)
         guided = len(prepared.classes.members) > options.prune_above
         guiding = coarse_meshes(cluster, meshes) if guided else ()
@@ -70,6 +71,23 @@ def plan_step(
     others = sorted((_runner_up(c) for c in search.candidates if c is not best), key=lambda r: r.step_s)
     plan = dataclasses.replace(plan, runners_up=tuple(others))
     return with_call(plan, call_s(plan, cluster.device))
+
+
+def _check_whole(options: Options) -> None:
+    """Hints about stages need stages.
+
+    Raises:
+      OptionError: there is one, and no stage.
+    """
+    for hint in options.known:
+        if hint.kind == "stage":
+            raise OptionError(f"hint '{hint}' needs stages: Options(microbatches=8, max_stages=2), or more of them.")
+        if hint.kind == "mesh":
+            shape = ", ".join(map(str, hint.mesh_shape))
+            raise OptionError(
+                f"hint '{hint}' is about the mesh of one stage, and this plan has no stages: Options(mesh=({shape},)) "
+                "is the mesh of the whole step, Options(max_stages=2) allows stages."
+            )
 
 
 @dataclass(frozen=True)

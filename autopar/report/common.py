@@ -77,6 +77,39 @@ def memory_section(plan: PlanFacts, of: str = "per device") -> Section:
     return Section(f"Memory: {bytes_text(plan.peak_bytes)} {of}", (Table(columns, rows),))
 
 
+def hint_sections(plan: PlanFacts) -> tuple[Section, ...]:
+    """What was asked for of parts of the model, and what the plan would be without it."""
+    if not plan.hints:
+        return ()
+    if not plan.hint_costs:
+        return (Section("Hints", (Lines(plan.hints),)),)
+    rows = tuple(
+        (
+            cost.hints[0] if len(cost.hints) == 1 else f"all {len(cost.hints)} hints",
+            signed_text(plan.step_s - cost.step_s, seconds_text),
+            signed_text(plan.peak_bytes - cost.peak_bytes, bytes_text),
+            signed_text(plan.collective_bytes - cost.collective_bytes, bytes_text),
+        )
+        for cost in plan.hint_costs
+    )
+    columns = (Column("hint", narrowest=24), *(Column(t, right=True) for t in ("step", "peak", "communicated")))
+    alone = {hint for cost in plan.hint_costs if len(cost.hints) == 1 for hint in cost.hints}
+    others = tuple(hint for hint in plan.hints if hint not in alone)
+    more = (Lines(others),) if others else ()
+    return (Section("Hints, and what each adds: planned again without it", (Table(columns, rows), *more)),)
+
+
+def signed_text(difference: float, text: Callable[[float], str]) -> str:
+    """A difference in words.
+
+    >>> signed_text(-0.002, seconds_text), signed_text(1024, bytes_text), signed_text(0, bytes_text)
+    ('-2 ms', '+1 KiB', 'nothing')
+    """
+    if not difference:
+        return "nothing"
+    return f"{'+' if difference > 0 else '-'}{text(abs(difference))}"
+
+
 def slower_text(step_s: float, best_s: float) -> str:
     """How much slower than the best, as a share of it."""
     return percent_text(step_s / best_s - 1) if best_s else "-"

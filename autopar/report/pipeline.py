@@ -14,6 +14,7 @@ from autopar.report.common import (
     amounts,
     cause_text,
     device_names,
+    hint_sections,
     memory_section,
     percent_text,
     slower_text,
@@ -37,6 +38,7 @@ def pipeline_page(plan: PlanFacts) -> Page:
     cluster = Cluster.from_dict(plan.cluster)
     sections = [
         Section("Prediction", (Lines(_prediction(plan, cluster)),)),
+        *hint_sections(plan),
         Section("Stages; seconds of one micro-batch, and once per step", (_stages(plan),)),
         Section("Micro-batches: how many a stage holds, what it keeps and sends for each", (_held(plan),)),
         *_drawing(plan),
