@@ -11,7 +11,8 @@ import jax
 
 from autopar.api.executable import Executable
 from autopar.api.plan import Plan
-from autopar.api.planning import Progress, as_cluster, check_settings, plan_traced, trace_step
+from autopar.api.planning import as_cluster, check_settings, plan_traced
+from autopar.api.searching import Progress, trace_step
 from autopar.api.staged import StagedExecutable
 from autopar.errors import ClusterError, OptionError, PlanError, nearest
 from autopar.lower import enough_devices

@@ -186,8 +186,13 @@ def _same_end(a: Sequence[str], b: Sequence[str]) -> int:
     )
 
 
-def check_named(step: Step, patterns: Sequence[str]) -> None:
+def check_named(step: Step, patterns: Sequence[str], what: str = "hint") -> None:
     """Check that each pattern names something of a step.
+
+    Args:
+      step: the step.
+      patterns: of names.
+      what: they are, for the message.
 
     Raises:
       OptionError: one names nothing; the message has the nearest names.
@@ -199,7 +204,7 @@ def check_named(step: Step, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not any(named(pattern, name) for name in arguments) and not any(answers(pattern, op) for op in ops):
             raise OptionError(
-                f"hint {pattern!r} matches no argument, scope, function or line of {step.name}: "
+                f"{what} {pattern!r} matches no argument, scope, function or line of {step.name}: "
                 f"{_nearest(pattern, arguments, list(names))}"
             )
 
