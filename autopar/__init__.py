@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from autopar.api import (
     Executable,
+    Explanation,
     Parallelized,
     Plan,
     StagedExecutable,
+    WhatIf,
     compile,
     load_plan,
     parallelize,
@@ -53,6 +55,7 @@ __all__ = [
     "ClusterError",
     "CouplingError",
     "Executable",
+    "Explanation",
     "Hint",
     "InfeasibleError",
     "InternalError",
@@ -68,6 +71,7 @@ __all__ = [
     "StagedExecutable",
     "SweepResult",
     "TraceError",
+    "WhatIf",
     "compile",
     "load_plan",
     "parallelize",

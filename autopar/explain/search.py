@@ -17,10 +17,10 @@ from autopar.ir import Step
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts
 from autopar.planner import Options, ShortageError
-from autopar.planner.atoms import Atom, build_atoms
+from autopar.planner.atoms import Atom
 from autopar.planner.factors import Factors
 from autopar.planner.forced import Forced
-from autopar.planner.parts import check_named, find_part, handed_out
+from autopar.planner.parts import check_named, handed_out, holds
 from autopar.sharding.layout import REPLICATED, Layout, fits, shards
 from autopar.sharding.strategy import named
 from autopar.sharding.words import layout_text
@@ -59,7 +59,10 @@ def explain_part(
       OptionError: nothing is named so; the message has the nearest names.
     """
     check_named(step, [asked], "name")
-    check_arrays(step, asked)
+    if not holds(step, asked):
+        raise OptionError(
+            f"{asked!r} names ops whose results no other op of the forward pass reads: name what is around them."
+        )
     budget = memory_bytes or options.memory_bytes or cluster.device.memory_bytes
     forced = Forced(step, cluster, dataclasses.replace(options, mesh=plan.mesh_shape), asked)
     asking = _Asking(forced, plan, budget, most, progress)
@@ -92,20 +95,6 @@ def explain_part(
     )
 
 
-def check_arrays(step: Step, asked: str) -> None:
-    """Check that a pattern names arguments, or ops that hand something out.
-
-    Raises:
-      OptionError: it does not.
-    """
-    atoms = build_atoms(step)
-    part = find_part(atoms, asked)
-    if not part.arguments and not handed_out(atoms, part):
-        raise OptionError(
-            f"{asked!r} names ops whose results no other op of the forward pass reads: name what is around them."
-        )
-
-
 def _rank(a: Alternative) -> tuple[bool, float, str]:
     return a.figures is None, a.figures.step_s if a.figures is not None else 0.0, a.words
 
@@ -116,13 +105,9 @@ class _Asking:
     def __init__(self, forced: Forced, plan: PlanFacts, budget: float, most: int, progress: Progress) -> None:
         self.forced, self.plan, self.budget, self.most, self.progress = forced, plan, budget, most, progress
         self.atoms = forced.atoms
-        step = self.atoms.step
-        self.stacked = {step.graph.inputs[i] for i in step.batch} if step.apart else set()
 
     def shape(self, v: int) -> tuple[int, ...]:
-        """A value's shape as the user knows it: parts of the batch without the dim along which they are stacked."""
-        shape = self.atoms.step.graph.values[v].shape
-        return shape[1:] if v in self.stacked else shape
+        return self.atoms.step.graph.values[v].shape
 
     def names(self) -> tuple[str, ...]:
         if self.forced.part.arguments:
@@ -131,8 +116,6 @@ class _Asking:
         return tuple(dict.fromkeys(_place(atom) for atom in makers))
 
     def words(self, v: int, layout: Layout) -> str:
-        by = int(v in self.stacked)
-        layout = tuple(p - by if p >= by else min(p, REPLICATED) if p < 0 else REPLICATED for p in layout)
         return layout_text(layout, len(self.shape(v)), self.plan.axis_names)
 
     def chosen(self, plan: PlanFacts) -> tuple[str, ...]:
@@ -157,7 +140,7 @@ class _Asking:
 
     def used(self) -> tuple[str, ...]:
         """How the ops of the part divide their work."""
-        factors = Factors(self.atoms, int(self.atoms.step.apart))
+        factors = Factors(self.atoms)
         found: dict[str, None] = {}
         for index in self.forced.part.work:
             atom = self.atoms.atoms[index]

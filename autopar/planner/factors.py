@@ -19,15 +19,10 @@ _SWEEPS = 3
 
 
 class Factors:
-    """The factors of a step's ops by what they lie along; the same on every mesh.
+    """The factors of a step's ops by what they lie along; the same on every mesh."""
 
-    Args:
-      atoms: of the step.
-      examples: the dim of the batch arguments along which the examples lie.
-    """
-
-    def __init__(self, atoms: Atoms, examples: int = 0) -> None:
-        self._atoms, self._examples = atoms, examples
+    def __init__(self, atoms: Atoms) -> None:
+        self._atoms = atoms
         graph = atoms.step.graph
         self.state = {graph.inputs[i] for i, _ in atoms.step.state}
         self.cuts = _cuts(atoms.step)
@@ -36,7 +31,7 @@ class Factors:
     def batch(self) -> Tags:
         """Dims along the examples."""
         graph = self._atoms.step.graph
-        seeds = [(graph.inputs[i], self._examples) for i in self._atoms.step.batch]
+        seeds = [(graph.inputs[i], 0) for i in self._atoms.step.batch]
         seeds += [(v, 1) for op in graph.ops if op.id in self.cuts for v in op.results]
         return _propagate(self._atoms, seeds, self.cuts)
 

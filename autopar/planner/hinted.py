@@ -1,35 +1,23 @@
 """From hints to the integer program: which choices they leave, and the rows that they add.
 
-All but one of the hints are about one atom at a time, and leave some of its choices. Whether state is stored in more
-parts than it is used in (``zero``) is about two: the argument and the ops that use it. For a leaf ``a`` of the state,
-its uses ``u`` and a mesh axis ``k``, with ``split(n, k)`` the sum of the variables of ``n`` that split it over ``k``::
-
-    forbid zero     split(a, k) <= sum_u split(u, k)                            (zero_rows)
-    require zero    split(a, k) = 1, split(u, k) = 0     for the axes named
-                    sum_k split(a, k) >= 1 + sum_k split(u, k)     for the first use, where none is named
+Hints about ``zero`` are rows of the program (:mod:`.zero`); of all others each leaves an atom some of its choices.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import pulp
 
 from autopar.errors import InfeasibleError, OptionError
 from autopar.planner.atoms import Atom, Atoms
 from autopar.planner.factors import Factors
-from autopar.planner.formulate import Formulation
 from autopar.planner.hints import Hint
-from autopar.planner.memory import argument_kinds
-from autopar.planner.parts import Part, check_named, find_part, handed_out, owners, uses
+from autopar.planner.parts import Part, check_named, find_part, handed_out
 from autopar.planner.weigh import MATMULS
 from autopar.sharding.layout import Layout, shards, text
 from autopar.sharding.words import layout_on
-
-Row = tuple[dict[pulp.LpVariable, float], int, float, str]
 
 _POSSIBLE = 12
 
@@ -69,7 +57,7 @@ def find_hinted(atoms: Atoms, hints: Iterable[Hint], apart: Sequence[str] = ()) 
             labels[index] = (*labels.get(index, ()), number)
     alone += tuple(part for hint, part in zip(kept, parts, strict=True) if hint.kind == "layout" and not part.arguments)
     free = frozenset(index for part in alone for index in _forced(atoms, part))
-    return Hinted(kept, parts, labels, free, Factors(atoms, int(atoms.step.apart)))
+    return Hinted(kept, parts, labels, free, Factors(atoms))
 
 
 def _forced(atoms: Atoms, part: Part) -> set[int]:
@@ -205,15 +193,11 @@ class Allowed:
         self._found.setdefault(atom, []).append((hint, frozenset(choices)))
 
     def _arguments(self, hint: Hint, part: Part) -> None:
-        step = self._atoms.step
-        stacked = {step.graph.inputs[i] for i in step.batch} if step.apart else set()
         for index in part.arguments:
             atom = self._atoms.atoms[index]
             (v,) = atom.results
-            shape = step.graph.values[v].shape
-            layout, why = self._layout(hint, len(shape) - (v in stacked))
-            if layout is not None and v in stacked:  # micro-batches lie along dim 0
-                layout = tuple(p + 1 if p >= 0 else p for p in layout)
+            shape = self._atoms.step.graph.values[v].shape
+            layout, why = self._layout(hint, len(shape))
             fitting = [i for i, c in enumerate(self._atoms.choices(atom)) if c.results[0] == layout]
             if not fitting:
                 raise InfeasibleError(
@@ -297,78 +281,6 @@ class Allowed:
         return "x".join(map(str, self._atoms.mesh))
 
 
-def zero_rows(hinted: Hinted, formulation: Formulation, axes: Sequence[str]) -> Iterator[Row]:
-    """The rows of hints about ``zero``; see the module docstring.
-
-    Raises:
-      InfeasibleError: it is required of arrays that cannot be split.
-    """
-    atoms = formulation.atoms
-    kinds = argument_kinds(atoms)
-    for number, (hint, part) in enumerate(zip(hinted.hints, hinted.parts, strict=True)):
-        if hint.words != "zero" or not part:
-            continue
-        over = [k for k, name in enumerate(axes) if (name in hint.over or not hint.over) and atoms.mesh[k] > 1]
-        owner = owners(atoms, part.arguments)
-        optimizer = [a for a in part.arguments if kinds[atoms.atoms[a].results[0]] == "optimizer"]
-        leaves = part.arguments if hint.kind == "forbid" or not optimizer else optimizer
-        rows = []
-        for index in leaves:
-            used = uses(atoms, atoms.atoms[owner.get(index, index)])
-            rows += list(_leaf_rows(formulation, index, used, over, hint, f"hint_{number}_{index}"))
-        if hint.kind == "require" and not rows:
-            mesh = "x".join(map(str, atoms.mesh))
-            raise InfeasibleError(f"hint '{hint}': nothing of the state in {hint.part!r} can be split on mesh {mesh}.")
-        yield from rows
-
-
-def _leaf_rows(
-    formulation: Formulation, leaf: int, used: Sequence[tuple[int, int]], over: Sequence[int], hint: Hint, name: str
-) -> Iterator[Row]:
-    stored = {k: _split(formulation, leaf, k) for k in over}
-    if not any(stored.values()):
-        return
-    if hint.kind == "forbid":
-        for k in over:
-            yield (
-                _sum(stored[k], *((_split(formulation, u, k, slot), -1.0) for u, slot in used)),
-                -1,
-                0.0,
-                f"{name}_{k}",
-            )
-    elif hint.over:
-        for k in over:
-            yield _sum(stored[k]), 0, 1.0, f"{name}_{k}"
-            for n, (u, slot) in enumerate(used):
-                yield _sum(_split(formulation, u, k, slot)), 0, 0.0, f"{name}_{k}_{n}"
-    else:
-        first = [(_split(formulation, *used[0][:1], k, used[0][1]), -1.0) for k in over] if used else []
-        yield _sum({}, *((stored[k], 1.0) for k in over), *first), 1, 1.0, name
-
-
-Terms = dict[pulp.LpVariable, float]
-
-
-def _split(formulation: Formulation, index: int, axis: int, slot: int | None = None) -> Terms:
-    """The variables of an atom whose options split its result (or operand ``slot``) over a mesh axis."""
-    root, table = formulation.nodes.follow[formulation.classes.of[index]]
-    choices = formulation.atoms.choices(formulation.atoms.atoms[index])
-    found: Terms = {}
-    for variable, own in zip(formulation.choice[root], table, strict=True):
-        layout = choices[own].results[0] if slot is None else choices[own].operands[slot]
-        if layout[axis] >= 0:
-            found[variable] = 1.0
-    return found
-
-
-def _sum(first: Terms, *others: tuple[Terms, float]) -> Terms:
-    total = dict(first)
-    for terms, sign in others:
-        for variable, n in terms.items():
-            total[variable] = total.get(variable, 0.0) + sign * n
-    return {variable: n for variable, n in total.items() if n}
-
-
 def _place(atom: Atom) -> str:
     """An atom in words: its name, or what it does and where."""
     if atom.kind != "op" or atom.op is None:
@@ -398,4 +310,4 @@ def without(hinted: Hinted, kept: Collection[int]) -> Hinted:
     )
 
 
-__all__ = ["Allowed", "Hinted", "check_hints", "find_hinted", "without", "zero_rows"]
+__all__ = ["Allowed", "Hinted", "check_hints", "find_hinted", "without"]

@@ -23,7 +23,7 @@ from autopar.planner.classes import Classes, tie, untied
 from autopar.planner.conversion import Conversions
 from autopar.planner.fold import fold
 from autopar.planner.formulate import Bundle, bundle_values, formulate
-from autopar.planner.hinted import Allowed, Hinted, find_hinted, without, zero_rows
+from autopar.planner.hinted import Allowed, Hinted, find_hinted, without
 from autopar.planner.memory import Lifetime, lifetimes
 from autopar.planner.options import Options
 from autopar.planner.prune import Guide, prune
@@ -33,6 +33,7 @@ from autopar.planner.seek import AT_LEAST, Built, Search, StuckError
 from autopar.planner.shortage import Unfit
 from autopar.planner.solve import HighsProgram
 from autopar.planner.weigh import Kernels, Weigher
+from autopar.planner.zero import zero_rows
 from autopar.units import bytes_text
 
 _PAIRS = 40  # so many hints and pairs of hints are tried alone, to say which contradict each other

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from autopar.errors import OptionError, nearest
 from autopar.ir import Op, Step
 from autopar.paths import dotted, keys, named, words
-from autopar.planner.atoms import Atom, Atoms
+from autopar.planner.atoms import Atom, Atoms, build_atoms
 from autopar.planner.memory import argument_kinds
 from autopar.planner.weigh import MATMULS
 
@@ -186,6 +186,13 @@ def _same_end(a: Sequence[str], b: Sequence[str]) -> int:
     )
 
 
+def holds(step: Step, pattern: str) -> bool:
+    """Whether a step has arguments of such names, or ops that hand something out."""
+    atoms = build_atoms(step)
+    part = find_part(atoms, pattern)
+    return bool(part.arguments or handed_out(atoms, part))
+
+
 def check_named(step: Step, patterns: Sequence[str], what: str = "hint") -> None:
     """Check that each pattern names something of a step.
 
@@ -224,4 +231,15 @@ def _nearest(pattern: str, arguments: Sequence[str], scopes: Sequence[str]) -> s
     return f"{hint}{found}{shown}{', ...' if len(layers) > _NAMES else ''}."
 
 
-__all__ = ["PASSING", "Part", "answers", "check_named", "find_part", "handed_out", "op_names", "owners", "uses"]
+__all__ = [
+    "PASSING",
+    "Part",
+    "answers",
+    "check_named",
+    "find_part",
+    "handed_out",
+    "holds",
+    "op_names",
+    "owners",
+    "uses",
+]
