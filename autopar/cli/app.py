@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from rich.text import Text
 from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
 from autopar.cli.arguments import check_folder, find_cluster, find_data, find_model, provide_devices
 from autopar.cli.calibrating import calibrate_command
+from autopar.cli.explaining import explain_command, model_text
 from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, ProfileFile, Sizes, with_planning_options
 from autopar.cli.predicting import predict_command
 from autopar.cli.progress import notes, planning, record_to, training
@@ -73,6 +75,7 @@ def plan_command(
       autopar plan bert --cluster cpu:8 --microbatches 4
       autopar plan mlp --cluster cpu:4 --microbatches 4 --max-stages 4
       autopar plan gpt --cluster v100-16gb:8+h100:8 --microbatches 8 --max-stages 4
+      autopar plan moe --cluster cpu:8 --hint 'wte: whole' --hint 'moe: require expert'
     """
     recipe = find_model(model, preset, sizes or ())
     target = find_cluster(cluster, profile)
@@ -80,6 +83,7 @@ def plan_command(
         check_folder("--save", save)
     with planning(notes(), f"planning {recipe.name} on {target.name}") as line:
         found = plan(recipe.step, *recipe.abstract(), cluster=target, options=options, donate_argnums=0, progress=line)
+    found = dataclasses.replace(found, model=model_text(model, preset, sizes or ()))
     if save is not None:
         found.save(save)
         notes().print(f"wrote {save}", markup=False, soft_wrap=True)
@@ -98,6 +102,7 @@ def show(plan_file: PlanFile, json: Json = False) -> None:
     _show(load_plan(plan_file), json)
 
 
+app.command("explain")(explain_command)
 app.command("simulate")(simulate_command)
 app.command("sweep")(sweep_command)
 

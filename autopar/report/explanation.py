@@ -112,6 +112,9 @@ def _changes(found: ExplanationFacts) -> tuple[str, ...]:
         )
     if found.stage is not None:
         return ("Other options: see --what-if. Memory was weighed for the pipeline as a whole.",)
+    said = next((a.excluded.rstrip(".") for a in found.alternatives if a.by == "hint"), "")
+    if said:
+        return (f"Leaving out a hint: {said}.",)
     others = [a for a in _feasible(found) if a.words not in found.chosen]
     hints = (f"A hint would: '{found.asked}: {others[0].words}'.",) if others else ()
     return ("No amount of memory would.", *hints)

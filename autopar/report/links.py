@@ -192,7 +192,7 @@ def bottleneck_text(plan: PlanFacts) -> str:
     use = f" for {most.use}" if most.use else ""
     return (
         f"The bottleneck is {link_text(cluster, link)}: it adds {seconds_text(adds_s)} to the step{share}, most of it "
-        f"{most.why}{use}, {bytes_text(most.bytes)} in {most.count:,} transfers."
+        f"{most.why}{use}, {bytes_text(most.bytes)} in {most.count:,} transfer{'s' if most.count > 1 else ''}."
     )
 
 
