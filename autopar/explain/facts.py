@@ -40,6 +40,7 @@ class Alternative:
       excluded: why there is none.
       by: what excludes it: ``dims`` (they do not divide), ``rule`` (no op can read it so), ``strategy``, ``hint``,
         ``memory`` or ``time``; empty if nothing does.
+      status: of the proof of the plan, as in :class:`autopar.plan.Certificate`.
       short_bytes: excluded by memory: how much more than the budget the smallest plan found with it needs.
     """
 
@@ -47,6 +48,7 @@ class Alternative:
     figures: Figures | None
     excluded: str = ""
     by: str = ""
+    status: str = ""
     short_bytes: float = 0.0
 
 

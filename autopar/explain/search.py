@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from autopar.errors import InfeasibleError, OptionError, SolverError
@@ -76,6 +77,8 @@ def explain_part(
                 f"planned again with nothing forced, the stage takes {free.step_s:.4g} s, not the {plan.step_s:.4g} s "
                 "of the plan: compare alternatives with that."
             )
+    if any(a.status == "time limit" for a in tried):
+        notes.append("of some layouts the best plan was not found, or not proven, within the time limit.")
     value = step.graph.values[v]
     return ExplanationFacts(
         asked=asked,
@@ -162,7 +165,7 @@ class _Asking:
         v, tried, planned = self.forced.values[0], list[Alternative](), 0
         now = self.chosen(self.plan)
         layouts = sorted(self._layouts(v), key=lambda x: self._distance(v, x, now))
-        left_out = 0
+        left_out, deadline = 0, time.monotonic() + self.forced.time_limit_s
         for layout in layouts:
             shape = self.shape(v)
             words = layout_text(layout, len(shape), self.plan.axis_names)
@@ -172,7 +175,8 @@ class _Asking:
                 left_out += 1
             else:
                 planned += 1
-                found = self.forced_to(words)
+                share = (deadline - time.monotonic()) / max(min(len(layouts), self.most) - planned + 1, 1)
+                found = self.forced_to(words, max(2 * share, 2.0))
                 tried.append(found)
                 said = f"{found.figures.step_s:.4g} s" if found.figures is not None else found.excluded
                 self.progress(f"{words}: {said}")
@@ -197,18 +201,19 @@ class _Asking:
         )
         return (nearest > 0, -1 if max(layout, default=-1) < 0 else nearest, layout)
 
-    def forced_to(self, words: str) -> Alternative:
-        """The plan with one layout forced."""
+    def forced_to(self, words: str, limit_s: float) -> Alternative:
+        """The plan with one layout forced, in so many seconds."""
         try:
             self.forced.check(words)
         except InfeasibleError as error:
             by = "hint" if "the hint '" in str(error) else "strategy" if "strategy '" in str(error) else "rule"
             return Alternative(words, None, str(error), by)
         try:
-            return Alternative(words, Figures.of(self.forced.plan(words, self.budget)))
+            plan = self.forced.plan(words, self.budget, limit_s)
+            return Alternative(words, Figures.of(plan), status=plan.certificate.status)
         except ShortageError as error:
             short = error.enough_bytes - self.budget
-            return Alternative(words, None, "it does not fit into memory", "memory", short)
+            return Alternative(words, None, "it does not fit into memory", "memory", short_bytes=short)
         except InfeasibleError as error:
             return Alternative(words, None, str(error), "rule")
         except SolverError:

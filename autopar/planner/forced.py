@@ -57,6 +57,11 @@ class Forced:
         self.part: Part = find_part(self.atoms, pattern)
 
     @property
+    def time_limit_s(self) -> float:
+        """That of the options."""
+        return self._options.time_limit_s
+
+    @property
     def values(self) -> tuple[int, ...]:
         """Ids of the values whose layout is that of the part: arguments, or what its ops hand out."""
         if self.part.arguments:
@@ -83,40 +88,38 @@ class Forced:
         hint = Hint.layout(self._pattern, words)
         return Allowed(find_hinted(self.atoms, (hint,)), self.atoms, self.mesh.names)
 
-    def plan(self, words: str | None, memory_bytes: float, price: float | None = None) -> PlanFacts:
+    def plan(self, words: str | None, memory_bytes: float, limit_s: float = math.inf) -> PlanFacts:
         """The best plan in which the part lies so.
 
         Args:
           words: the layout, as :meth:`autopar.Hint.layout` takes it; None leaves it free.
           memory_bytes: of one device.
-          price: of memory, seconds per GiB; None is that of the options.
+          limit_s: wall time, if less than that of the options.
 
         Raises:
           InfeasibleError: the part cannot lie so, or nothing fits: then a :class:`.ShortageError`.
           SolverError: nothing was found in time.
         """
-        options = self._options
-        if price is not None:
-            options = dataclasses.replace(options, memory_price=price)
+        options, limit_s = self._options, min(limit_s, self._options.time_limit_s)
         with collector_paused():
             self._program.force(self._allowed(words).choices if words is not None else {})
             try:
-                found = self._program.solve(options, memory_bytes, options.time_limit_s, again=True)
+                found = self._program.solve(options, memory_bytes, limit_s, again=True)
             except NoRoomError as error:
-                found = self._smallest(error, memory_bytes)
+                found = self._smallest(error, memory_bytes, limit_s)
         facts = write_plan(
             found.atoms, found.priced, self._cluster, self.mesh, options.strategy, found.certificate,
             warnings_of(found.atoms),
         )  # fmt: skip
         return with_call(facts, call_s(facts, self._cluster.device))
 
-    def _smallest(self, error: NoRoomError, memory_bytes: float) -> Candidate:
+    def _smallest(self, error: NoRoomError, memory_bytes: float, limit_s: float) -> Candidate:
         """The plan with the smallest peak, if that fits.
 
         Raises:
           ShortageError: it does not.
         """
-        least = least_peaks([error.unfit])[0]
+        least = least_peaks([error.unfit], limit_s / 2, limit_s / 4)[0]
         if least.smallest is None or least.enough_bytes > memory_bytes:
             raise shortage(least)
         return error.accept(least.smallest)
