@@ -56,8 +56,10 @@ def _leaf_rows(
     formulation: Formulation, leaf: int, used: Sequence[tuple[int, int]], over: Sequence[int], hint: Hint, name: str
 ) -> Iterator[Row]:
     stored = {k: _split(formulation, leaf, k) for k in over}
-    if not any(stored.values()):
-        return
+    atoms = formulation.atoms
+    layouts = (c.results[0] for c in atoms.choices(atoms.atoms[leaf]))
+    if not any(layout[k] >= 0 for layout in layouts for k in over):
+        return  # of such a size
     if hint.kind == "forbid":
         for k in over:
             yield (
