@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from autopar.errors import AutoparError, InfeasibleError
 from autopar.plan import HintCost, PlanFacts
-from autopar.planner import Hint, Options
+from autopar.planner import Hint, Options, ShortageError
 from autopar.units import bytes_text, seconds_text
 
 Again = Callable[[Options], PlanFacts]
@@ -53,8 +54,12 @@ def explained(error: InfeasibleError, options: Options, again: Again) -> Infeasi
         except AutoparError:
             continue
         names = " and ".join(f"'{hint}'" for hint in out) if len(out) <= _EACH else f"its {len(out)} hints"
+        missing = ""
+        if isinstance(error, ShortageError) and math.isfinite(error.enough_bytes):
+            short = bytes_text(error.enough_bytes - error.budget_bytes)
+            missing = f" With {names} the smallest plan found is {short} short."
         said = type(error)(
-            f"{error} Without {names} there is a plan: {seconds_text(found.step_s)} per step, "
+            f"{error}{missing} Without {names} there is a plan: {seconds_text(found.step_s)} per step, "
             f"{bytes_text(found.peak_bytes)} at the peak of a device."
         )
         vars(said).update(vars(error))  # how short it is

@@ -6,6 +6,7 @@ named parameter, and those that make its gradient, are part of what is named. Th
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import functools
 import itertools
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autopar.errors import OptionError, nearest
+from autopar.errors import OptionError
 from autopar.ir import Op, Step
 from autopar.paths import dotted, keys, named, words
 from autopar.planner.atoms import Atom, Atoms, build_atoms
@@ -216,19 +217,14 @@ def check_named(step: Step, patterns: Sequence[str], what: str = "hint") -> None
             )
 
 
-def _nearest(pattern: str, arguments: Sequence[str], scopes: Sequence[str]) -> str:
-    """The nearest names: in full where those are few, else the ends of paths, each number said once."""
-    if len(arguments) + len(scopes) <= _NAMES:
-        return nearest(pattern, [*arguments, *scopes])
-    short = dict.fromkeys(
-        dotted(path[-n:]) for name in arguments for path in [keys(name)] for n in range(1, min(len(path), 5) + 1)
-    )
-    known = dict.fromkeys([*short, *scopes])
-    said = nearest(pattern, known)
-    hint, found, _ = said.partition("Known: ")
-    layers = dict.fromkeys(_NUMBER.sub("*", dotted(keys(name)[-3:])).removeprefix("[*].") for name in arguments)
-    shown = ", ".join(list(layers)[:_NAMES])
-    return f"{hint}{found}{shown}{', ...' if len(layers) > _NAMES else ''}."
+def _nearest(pattern: str, arguments: Sequence[str], others: Sequence[str]) -> str:
+    """The nearest names, of arguments also the ends of their paths; and what there is, equal layers said once."""
+    paths = [keys(name) for name in arguments]
+    ends = dict.fromkeys(dotted(path[-n:]) for path in paths for n in range(1, min(len(path), 5) + 1))
+    close = difflib.get_close_matches(pattern.replace("/", "."), [*ends, *others], n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    known = list(dict.fromkeys(_NUMBER.sub("*", dotted(path[-3:])).removeprefix("[*].") for path in paths))
+    return f"{hint}Known: {', '.join(known[:_NAMES])}{', ...' if len(known) > _NAMES else ''}."
 
 
 __all__ = [

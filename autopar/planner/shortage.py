@@ -35,10 +35,12 @@ class ShortageError(InfeasibleError):
       least_bytes: any plan on this mesh needs as much on each device, as the rows of :mod:`.budget` count (which may
         count a converted copy a little too long).
       enough_bytes: found: a plan on this mesh that peaks there.
+      budget_bytes: what it may take.
     """
 
     least_bytes: float = 0.0
     enough_bytes: float = math.inf
+    budget_bytes: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def shortage(least: LeastPeak, others: str = "") -> ShortageError:
         f"{_holders(formulation, least.unfit.limits, least.worst)}. "
         f"{advice}.{others}"
     )
-    error.least_bytes, error.enough_bytes = least.least_bytes, least.enough_bytes
+    error.least_bytes, error.enough_bytes, error.budget_bytes = least.least_bytes, least.enough_bytes, budget
     return error
 
 

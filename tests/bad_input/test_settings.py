@@ -97,7 +97,7 @@ def hinted(hints, **more):
 @pytest.mark.parametrize(
     "hints, kind, words",
     [
-        ({"stat['w']": "S0"}, autopar.OptionError, ("matches no argument", "did you mean \"state\\['w'\\]\"", "Known")),
+        ({"stat['w']": "S0"}, autopar.OptionError, ("matches no argument", "did you mean 'state.w'", "Known")),
         ({"state*": "split"}, autopar.OptionError, ("'split' is not a layout", "S0 splits dim 0", "'S0,R'")),
         ({"x": "S5"}, autopar.InfeasibleError, ("x of shape \\(64, 16\\) cannot lie as 'S5'", "Possible: R; S0; S1")),
         ({"x": "S0,R"}, autopar.InfeasibleError, ("cannot lie as 'S0,R' on mesh 8", "Possible")),

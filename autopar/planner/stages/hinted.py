@@ -130,7 +130,7 @@ def _begin(problem: StagedProblem, hint: Hint, places: Sequence[tuple[int, int]]
         ops = problem.forward[problem.units[unit].begin : stop]
         if not any(map(_heavy, ops[:at])):
             return unit
-        if unit + 1 < len(problem.units) and not any(map(_heavy, ops[at:])):
+        if any(u == unit + 1 for u, _ in places) and not any(map(_heavy, ops[at:])):
             return unit + 1
     lines = [f"{k} ({name})" for k, name in enumerate(unit_names(problem))]
     shown = ", ".join(lines[:_PLACES]) + (", ..." if len(lines) > _PLACES else "")
