@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from autopar.errors import AutoparError, InfeasibleError
+from autopar.errors import AutoparError, HintError, InfeasibleError
 from autopar.plan import HintCost, PlanFacts
 from autopar.planner import Hint, Options, ShortageError
 from autopar.units import bytes_text, seconds_text
@@ -47,6 +47,8 @@ def _cost(options: Options, out: Sequence[Hint], again: Again) -> list[HintCost]
 def explained(error: InfeasibleError, options: Options, again: Again) -> InfeasibleError:
     """The error that hints leave no plan, with what is known of plans without them."""
     hints = options.known
+    if isinstance(error, HintError):  # it says all there is to know
+        return error
     tried = [(hint,) for hint in hints] if 1 < len(hints) <= _EACH else []
     for out in (*tried, hints) if options.hint_costs else ():
         try:

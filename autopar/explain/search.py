@@ -66,6 +66,7 @@ def explain_part(
         )
     budget = memory_bytes or options.memory_bytes or cluster.device.memory_bytes
     forced = Forced(step, cluster, dataclasses.replace(options, mesh=plan.mesh_shape), asked)
+    _check_ranks(forced)
     asking = _Asking(forced, plan, budget, most, progress)
     tried, left_out = asking.alternatives()
     v = forced.values[0]
@@ -96,6 +97,23 @@ def explain_part(
         stage=stage,
         notes=tuple(notes),
     )
+
+
+def _check_ranks(forced: Forced) -> None:
+    """Check that a layout can be said of all that is named at once.
+
+    Raises:
+      OptionError: it is of unlike numbers of dims.
+    """
+    values = forced.atoms.step.graph.values
+    named_by: dict[int, str] = {}
+    for v in forced.values:
+        named_by.setdefault(
+            len(values[v].shape), values[v].name or _place(forced.atoms.atoms[forced.atoms.producer[v][0]])
+        )
+    if len(named_by) > 1:
+        examples = " and ".join(f"{name} has {rank} dims" for rank, name in list(named_by.items())[:2])
+        raise OptionError(f"no one layout is that of all that is named: {examples}. Name one of them, or equal ones.")
 
 
 def _rank(a: Alternative) -> tuple[bool, float, str]:

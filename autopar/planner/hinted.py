@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopar.errors import InfeasibleError, OptionError
+from autopar.errors import HintError, OptionError
 from autopar.planner.atoms import Atom, Atoms
 from autopar.planner.factors import Factors
 from autopar.planner.hints import Hint
@@ -78,19 +78,11 @@ def check_hints(atoms: Atoms, hints: Sequence[Hint]) -> None:
     """
     check_named(atoms.step, [h.part for h in hints])
     for a, b in itertools.combinations(hints, 2):
-        if (a.kind, b.kind, a.words) == ("forbid", "require", b.words) or (b.kind, a.kind, a.words) == (
-            "forbid", "require", b.words,
-        ):  # fmt: skip
-            same = set(find_part(atoms, a.part, state=True).arguments) & set(find_part(atoms, b.part).arguments)
-            if (a.part == b.part or same) and (not a.over or set(a.over) & set(b.over)):
-                raise InfeasibleError(f"the hints '{a}' and '{b}' contradict each other. Leave one of them out.")
-        if a.kind == b.kind == "layout" and _differ(a.words, b.words):
-            both = set(find_part(atoms, a.part).arguments) & set(find_part(atoms, b.part).arguments)
-            for index in sorted(both)[:1]:
-                raise InfeasibleError(
-                    f"the hints '{a}' and '{b}' contradict each other: both are about {atoms.atoms[index].name}. Leave "
-                    "one of them out."
-                )
+        about = _contradiction(atoms, a, b)
+        if about:
+            raise HintError(
+                f"the hints '{a}' and '{b}' contradict each other: both are about {about}. Leave one of them out."
+            )
     for hint in hints:
         part = find_part(atoms, hint.part)
         if hint.kind == "layout" and not part.arguments and not handed_out(atoms, part):
@@ -99,11 +91,27 @@ def check_hints(atoms: Atoms, hints: Sequence[Hint]) -> None:
             raise OptionError(f"hint '{hint}': {hint.part!r} names no parameter or optimizer state, only ops.")
 
 
-def _differ(a: str, b: str) -> bool:
-    """Whether two layouts in words are unlike on any mesh."""
-    named = ("x", "y", "z", "w")
+def _contradiction(atoms: Atoms, a: Hint, b: Hint) -> str:
+    """What two hints say that cannot be on any mesh, if so; what depends on the mesh is found there."""
+    if a.kind == b.kind == "layout":
+        both = set(find_part(atoms, a.part).arguments) & set(find_part(atoms, b.part).arguments)
+        return next((atoms.atoms[index].name for index in sorted(both) if _differ(atoms, index, a, b)), "")
+    if {a.kind, b.kind} != {"forbid", "require"} or a.words != b.words:
+        return ""
+    forbid, require = (a, b) if a.kind == "forbid" else (b, a)
+    if forbid.over and not set(require.over) & set(forbid.over):
+        return ""
+    state = a.words == "zero"
+    parts = [find_part(atoms, hint.part, state=state) for hint in (a, b)]
+    same = set.intersection(*(set(part.arguments if state else part.work) for part in parts))
+    return _place(atoms.atoms[min(same)]) if same else ""
+
+
+def _differ(atoms: Atoms, index: int, a: Hint, b: Hint) -> bool:
+    """Whether two layouts of an argument, in words, are unlike on any mesh."""
+    rank, axes = len(atoms.step.graph.values[atoms.atoms[index].results[0]].shape), ("x", "y", "z", "w")
     try:
-        return layout_on(a, 8, named) != layout_on(b, 8, named)
+        return layout_on(a.words, rank, axes) != layout_on(b.words, rank, axes)
     except ValueError:
         return False
 
@@ -117,7 +125,7 @@ class Allowed:
       axes: names of its axes.
 
     Raises:
-      InfeasibleError: a hint cannot be kept on this mesh, or two contradict each other.
+      HintError: a hint cannot be kept on this mesh, or two contradict each other.
     """
 
     def __init__(self, hinted: Hinted, atoms: Atoms, axes: Sequence[str]) -> None:
@@ -146,20 +154,20 @@ class Allowed:
           strategy: its name.
 
         Raises:
-          InfeasibleError: nothing is left.
+          HintError: nothing is left.
         """
         found = self._found.get(atom.index)
         if not found:
             return tuple(otherwise)
         left = frozenset.intersection(*(choices for _, choices in found))
         if not left:
-            raise InfeasibleError(self._contradiction(atom, found))
+            raise HintError(self._contradiction(atom, found))
         if any(hint.kind == "layout" for hint, _ in found) and atom.kind != "op":
             return tuple(sorted(left))
         both = tuple(i for i in otherwise if i in left)
         if not both:
             hints = " and ".join(f"'{hint}'" for hint, _ in found)
-            raise InfeasibleError(
+            raise HintError(
                 f"hint {hints} contradicts strategy {strategy!r}: of what that leaves to {_place(atom)}, nothing keeps "
                 "the hint. Use strategy 'auto', or leave the hint out."
             )
@@ -175,7 +183,7 @@ class Allowed:
         missing = [name for name in hint.over if name not in self._axes]
         if missing:
             mesh = "x".join(map(str, self._atoms.mesh))
-            raise InfeasibleError(
+            raise HintError(
                 f"hint '{hint}': mesh {mesh} has no axis {missing[0]!r}, its axes are {', '.join(self._axes)}."
             )
 
@@ -200,7 +208,7 @@ class Allowed:
             layout, why = self._layout(hint, len(shape))
             fitting = [i for i, c in enumerate(self._atoms.choices(atom)) if c.results[0] == layout]
             if not fitting:
-                raise InfeasibleError(
+                raise HintError(
                     f"hint {hint.part!r}: {atom.name} of shape {shape} cannot lie as {hint.words!r} on mesh "
                     f"{self._mesh}{why or _indivisible(shape, layout, self._atoms.mesh)}. Possible: "
                     f"{_layouts(c.results[0] for c in self._atoms.choices(atom))}."
@@ -233,7 +241,7 @@ class Allowed:
             for (r, _), choices in fitting.items():
                 self._keep(hint, r, choices)
         if said and not kept:
-            raise InfeasibleError(f"hint '{hint}': {said}.")
+            raise HintError(f"hint '{hint}': {said}.")
 
     def _layout(self, hint: Hint, rank: int) -> tuple[Layout | None, str]:
         """The layout, or why there is none."""
@@ -258,23 +266,22 @@ class Allowed:
                 able += bool(fitting)
                 if fitting:
                     self._keep(hint, index, fitting)
-        if hint.kind == "require" and not able:
-            raise InfeasibleError(
+        sizes = self._sizes(hint, part)
+        if hint.kind == "require" and not able and (sizes or not self._atoms.step.apart):  # a stage may hold none of it
+            raise HintError(
                 f"hint '{hint}': no product in {hint.part!r} can be split so on mesh {self._mesh}: "
-                f"{self._sizes(hint, part)}."
+                f"{sizes or f'none of them has what {hint.words!r} is about'}."
             )
 
     def _sizes(self, hint: Hint, part: Part) -> str:
-        """What there is to split, and why it is not."""
+        """What there is to split, and why it is not; empty if there is nothing."""
         sizes: dict[int, None] = {}
         for index in part.work:
             atom = self._atoms.atoms[index]
             if atom.op is not None and atom.op.primitive in MATMULS:
                 kinds = self._hinted.factors.parallelism(atom)
                 sizes |= dict.fromkeys(f.size for f in atom.op.rule.factors if kinds.get(f.name) == hint.words)
-        if not sizes:
-            return f"none of them has what '{hint.words}' is about"
-        return f"none of the sizes {', '.join(map(str, sizes))} divides by the axes"
+        return f"none of the sizes {', '.join(map(str, sizes))} divides by the axes" if sizes else ""
 
     @property
     def _mesh(self) -> str:

@@ -13,8 +13,9 @@ text                                   the plan
 =====================================  ============================================================================
 
 Patterns name arguments by their paths, in any spelling (:mod:`autopar.paths`), and ops by their ``named_scope``, by
-their source line (``model.py:12``) or their function. A pattern that finds parameters means these; their optimizer
-state has names of its own (``mu.wte``). A layout of a part that is ops is that of what other ops read of it.
+their source line (``model.py:12``) or their function; ``attn()`` means ops alone. A pattern that finds parameters means
+these; their optimizer state has names of its own (``mu.wte``). A layout of a part that is ops is that of what other ops
+read of it.
 
 The parallelisms, of an op along a mesh axis:
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pulp
 
-from autopar.errors import InfeasibleError
+from autopar.errors import HintError, InfeasibleError
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import Certificate
@@ -125,7 +125,7 @@ class MeshProgram:
       guides: what was learned on coarser meshes, by mesh shape; they prune a mesh of three or more axes.
 
     Raises:
-      InfeasibleError: a hint cannot be kept on this mesh.
+      HintError: a hint cannot be kept on this mesh.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class MeshProgram:
             return candidate(*search.run(budget))
         except StuckError:
             if self.rows and not search.budget.limits:
-                raise InfeasibleError(self._conflict(options)) from None
+                raise HintError(self._conflict(options)) from None
             unfit = Unfit(self.formulation, search.budget, self.mesh, budget, search.tried, search.price)
             raise NoRoomError(unfit, lambda priced: candidate(priced, "within gap", search.bound)) from None
 
@@ -241,7 +241,7 @@ def allowed_choices(atoms: Atoms, classes: Classes, options: Options, hints: All
     """Choices of each class under the strategy, the hints and ``divide_work``.
 
     Raises:
-      InfeasibleError: nothing is left to an atom.
+      HintError: nothing is left to an atom.
     """
     restriction = Restriction(atoms, options.strategy)
     allowed: dict[int, tuple[int, ...]] = {}

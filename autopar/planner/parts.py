@@ -83,20 +83,26 @@ def find_part(atoms: Atoms, pattern: str, *, state: bool = False) -> Part:
 
     Args:
       atoms: of a step.
-      pattern: see :func:`autopar.paths.named`.
+      pattern: see :func:`autopar.paths.named`; with ``()`` at its end it names ops alone.
       state: also the optimizer state of the parameters that are named; else parameters alone if any are.
     """
     inputs = [a for a in atoms.atoms if a.kind in ("input", "constant") and a.name]
+    name, calls = _name(pattern)
+    if calls:
+        inputs = []
     whole = [a for a in inputs if a.name == pattern] or [a for a in inputs if fnmatch.fnmatchcase(a.name, pattern)]
     found = whole or [a for a in inputs if named(pattern, a.name)]  # of whole names it means just what it says
     if not whole and not state:
         kinds = argument_kinds(atoms)
         found = [a for a in found if kinds[a.results[0]] == "parameter"] or found
-    ops = [
-        a.index for a in atoms.atoms if a.kind == "op" and _computes(a) and a.op is not None and answers(pattern, a.op)
-    ]
+    ops = [a.index for a in atoms.atoms if a.kind == "op" and _computes(a) and a.op is not None and answers(name, a.op)]
     users = {u for a in found for u in (*(r for r, _ in uses(atoms, a)), *_gradient_makers(atoms, a))}
     return Part(tuple(a.index for a in found), tuple(ops), tuple(sorted(users)))
+
+
+def _name(pattern: str) -> tuple[str, bool]:
+    """A pattern without the parentheses that say it names ops alone, and whether it had them."""
+    return pattern.removesuffix("()"), pattern.endswith("()")
 
 
 def _computes(atom: Atom) -> bool:
@@ -210,7 +216,9 @@ def check_named(step: Step, patterns: Sequence[str], what: str = "hint") -> None
     ops = {(op.where.scope, op.where.line): op for op in graph.walk() if op.where.phase != "update"}.values()
     names = dict.fromkeys(name for op in ops for name in op_names(op))
     for pattern in patterns:
-        if not any(named(pattern, name) for name in arguments) and not any(answers(pattern, op) for op in ops):
+        name, calls = _name(pattern)
+        among = () if calls else arguments
+        if not any(named(name, argument) for argument in among) and not any(answers(name, op) for op in ops):
             raise OptionError(
                 f"{what} {pattern!r} matches no argument, scope, function or line of {step.name}: "
                 f"{_nearest(pattern, arguments, list(names))}"

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import pulp
 
-from autopar.errors import InfeasibleError
+from autopar.errors import HintError
 from autopar.planner.formulate import Formulation
 from autopar.planner.hinted import Hinted
 from autopar.planner.hints import Hint
@@ -31,7 +31,7 @@ def zero_rows(hinted: Hinted, formulation: Formulation, axes: Sequence[str]) -> 
     """The rows of hints about ``zero``; see the module docstring.
 
     Raises:
-      InfeasibleError: it is required of arrays that cannot be split.
+      HintError: it is required of arrays that cannot be split.
     """
     atoms = formulation.atoms
     kinds = argument_kinds(atoms)
@@ -46,9 +46,9 @@ def zero_rows(hinted: Hinted, formulation: Formulation, axes: Sequence[str]) -> 
         for index in leaves:
             used = uses(atoms, atoms.atoms[owner.get(index, index)])
             rows += list(_leaf_rows(formulation, index, used, over, hint, f"hint_{number}_{index}"))
-        if hint.kind == "require" and not rows:
+        if hint.kind == "require" and not rows and (not over or not atoms.step.apart):  # a stage may hold none of it
             mesh = "x".join(map(str, atoms.mesh))
-            raise InfeasibleError(f"hint '{hint}': nothing of the state in {hint.part!r} can be split on mesh {mesh}.")
+            raise HintError(f"hint '{hint}': nothing of the state in {hint.part!r} can be split on mesh {mesh}.")
         yield from rows
 
 

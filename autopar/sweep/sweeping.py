@@ -201,7 +201,7 @@ class _Sweep:
             PLANNED,
             memory_bytes=room if math.isfinite(room) else None,
         )
-        options = dataclasses.replace(self.options, strategy=strategy, microbatches=microbatches)
+        options = dataclasses.replace(self.options, strategy=strategy, microbatches=microbatches, hint_costs=False)
         begin = time.perf_counter()
         try:
             plan = plan_traced(known.traced, cluster, options, self.progress, known)

@@ -63,7 +63,7 @@ def test_a_pattern_that_matches_nothing_names_the_nearest(kind):
     ],
 )
 def test_two_hints_that_contradict_each_other_are_named(first, second, about):
-    with refused(autopar.InfeasibleError, f"the hints '{_plain(first)}' and '{_plain(second)}' contradict", about):
+    with refused(autopar.HintError, f"the hints '{_plain(first)}' and '{_plain(second)}' contradict", about):
         hinted(first, second)
 
 
@@ -73,7 +73,7 @@ def _plain(hint):
 
 def test_what_only_the_program_finds_to_contradict():
     # Stored whole and used whole leaves no room for storing it in more parts than it is used in.
-    with refused(autopar.InfeasibleError, "'state.w: whole' and 'state.w: require zero' contradict each other"):
+    with refused(autopar.HintError, "'state.w: whole' and 'state.w: require zero' contradict each other"):
         hinted("state.w: whole", "state.w: require zero", hint_costs=False)
 
 
@@ -89,7 +89,7 @@ def test_layouts_that_cannot_be():
 
 
 def test_what_a_strategy_leaves_no_room_for():
-    with refused(autopar.InfeasibleError, "'state.w: require tensor' contradicts strategy 'data'", "strategy 'auto'"):
+    with refused(autopar.HintError, "'state.w: require tensor' contradicts strategy 'data'", "strategy 'auto'"):
         hinted("state.w: require tensor", strategy="data", hint_costs=False)
 
 
@@ -147,6 +147,8 @@ def test_questions_about_nothing(tmp_path):
     plan = hinted()
     with refused(autopar.OptionError, "name 'state.v' matches|name 'stat.u' matches", "did you mean"):
         plan.explain("stat.u")
+    with refused(autopar.OptionError, "no one layout is that of all", "has 1 dims", "has 2 dims"):
+        mlp(max_stages=1, microbatches=1).explain("params[1]")
     with refused(autopar.OptionError, "there is no option 'stagess'", "max_stages"):
         plan.what_if(stagess=2)
     plan.save(tmp_path / "plan.json")

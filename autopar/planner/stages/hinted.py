@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from autopar.errors import InfeasibleError, OptionError
+from autopar.errors import HintError, OptionError
 from autopar.ir import Op
 from autopar.planner.atoms import Atoms, build_atoms
 from autopar.planner.hinted import check_hints
@@ -73,7 +73,7 @@ def stage_hints(problem: StagedProblem, options: Options) -> StageHints:
 
     Raises:
       OptionError: a hint names nothing, or a place where no stage can begin.
-      InfeasibleError: two hints contradict each other, or the number of stages.
+      HintError: two hints contradict each other, or the number of stages.
     """
     units, hints = problem.units, options.known
     if not hints:
@@ -94,7 +94,7 @@ def stage_hints(problem: StagedProblem, options: Options) -> StageHints:
     _check_number(begins, options)
     for hint in meshes.values() if options.mesh is not None else ():
         if hint.mesh_shape != options.mesh:
-            raise InfeasibleError(
+            raise HintError(
                 f"the hint '{hint}' contradicts mesh={options.mesh}, which is that of every stage. Leave one out."
             )
     return StageHints(begins, meshes, tuple(",".join(sorted(mark)) for mark in marks))
@@ -155,7 +155,7 @@ def _add_mesh(meshes: dict[int, Hint], hint: Hint, units: set[int]) -> None:
     for unit in units:
         other = meshes.setdefault(unit, hint)
         if other.words != hint.words:
-            raise InfeasibleError(
+            raise HintError(
                 f"the hints '{other}' and '{hint}' contradict each other: both are about unit {unit}. Leave one out."
             )
 
@@ -164,7 +164,7 @@ def _check_number(begins: Mapping[int, Hint], options: Options) -> None:
     least, most = 1 + len(begins.keys() - {0}), options.stages or options.max_stages
     if least > most:
         said = "stages" if options.stages else "max_stages"
-        raise InfeasibleError(
+        raise HintError(
             f"the hints {' and '.join(repr(str(h)) for h in begins.values())} make {least} stages, and {said}={most} "
             f"allows {most}. Ask for max_stages={least} or more, or leave a hint out."
         )
