@@ -49,7 +49,7 @@ class Forced:
             guides: dict[tuple[int, ...], Guide] = {}
             if len(prepared.classes.members) > options.prune_above:
                 for coarse in coarse_meshes(cluster, (self.mesh,)):
-                    program = MeshProgram(prepared, cluster, coarse, options, {})
+                    program = MeshProgram(prepared, cluster, coarse, options, {}, lenient=True)
                     guide = program.solve(options, math.inf, options.time_limit_s).guide
                     guides |= {coarse.shape: guide} if guide is not None else {}
             self._program = MeshProgram(prepared, cluster, self.mesh, options, guides)
@@ -119,6 +119,8 @@ class Forced:
         Raises:
           ShortageError: it does not.
         """
+        if math.isinf(memory_bytes):
+            raise InfeasibleError("no other choices on this mesh go with it.") from error
         least = least_peaks([error.unfit], limit_s / 2, limit_s / 4)[0]
         if least.smallest is None or least.enough_bytes > memory_bytes:
             raise shortage(least)

@@ -123,18 +123,29 @@ class Allowed:
       hinted: what they name.
       atoms: on the mesh.
       axes: names of its axes.
+      lenient: leave out hints that cannot be kept: the mesh only guides finer ones.
+
+    Attributes:
+      kept: the hints that are kept, and what they name.
 
     Raises:
-      HintError: a hint cannot be kept on this mesh, or two contradict each other.
+      HintError: a hint cannot be kept on this mesh.
     """
 
-    def __init__(self, hinted: Hinted, atoms: Atoms, axes: Sequence[str]) -> None:
+    def __init__(self, hinted: Hinted, atoms: Atoms, axes: Sequence[str], *, lenient: bool = False) -> None:
         self._hinted, self._atoms, self._axes = hinted, atoms, tuple(axes)
         self._found: dict[int, list[tuple[Hint, frozenset[int]]]] = {}
-        for hint, part in zip(hinted.hints, hinted.parts, strict=True):
-            if part:
-                self._check_axes(hint)
-                self._add(hint, part)
+        kept = []
+        for number, (hint, part) in enumerate(zip(hinted.hints, hinted.parts, strict=True)):
+            try:
+                if part:
+                    self._check_axes(hint)
+                    self._add(hint, part)
+                kept.append(number)
+            except HintError:
+                if not lenient:
+                    raise
+        self.kept = without(hinted, kept)
 
     @property
     def choices(self) -> dict[int, frozenset[int]]:

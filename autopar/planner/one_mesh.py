@@ -123,6 +123,7 @@ class MeshProgram:
       mesh: the mesh.
       options: what to search.
       guides: what was learned on coarser meshes, by mesh shape; they prune a mesh of three or more axes.
+      lenient: leave out hints that cannot be kept: the mesh only guides finer ones.
 
     Raises:
       HintError: a hint cannot be kept on this mesh.
@@ -135,18 +136,20 @@ class MeshProgram:
         mesh: LogicalMesh,
         options: Options,
         guides: Mapping[tuple[int, ...], Guide],
+        *,
+        lenient: bool = False,
     ) -> None:
         begin = time.perf_counter()
         atoms, classes = prepared.atoms.on(mesh.shape), prepared.classes
-        self.hints = Allowed(prepared.hinted, atoms, mesh.names)
+        self.hints = Allowed(prepared.hinted, atoms, mesh.names, lenient=lenient)
         allowed = allowed_choices(atoms, classes, options, self.hints)
         nodes = fold(atoms, classes, grouped=prepared.grouped, allowed=allowed, apart=prepared.apart)
-        nodes, self.pruned = prune(atoms, classes, nodes, guides)
+        nodes, self.pruned = prune(atoms, classes, nodes, guides, prepared.apart)
         self.prepared, self.cluster, self.mesh = prepared, cluster, mesh
         self.conversions = Conversions(mesh, cluster.device)
         self.weigher = Weigher(atoms, prepared.kernels, mesh, cluster.device)
         self.formulation = formulate(atoms, classes, nodes, prepared.bundles, self.weigher, self.conversions)
-        self.rows = tuple(zero_rows(prepared.hinted, self.formulation, mesh.names))
+        self.rows = tuple(zero_rows(self.hints.kept, self.formulation, mesh.names))
         for terms, sense, right, name in self.rows:
             constraint = pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, right)
             self.formulation.problem.addConstraint(constraint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -215,7 +216,8 @@ class _MeshSearch:
             return
         limit_s = max(min(time_left, time_left / left * 2 * _AT_ONCE), 1.0)
         try:
-            program = MeshProgram(self.prepared, self.cluster, mesh, self.options, self.guides)
+            lenient = mesh.shape not in self.wanted
+            program = MeshProgram(self.prepared, self.cluster, mesh, self.options, self.guides, lenient=lenient)
             budget = self.options.memory_bytes or self.cluster.device.memory_bytes
             candidate = program.solve(self.options, budget, limit_s, self.worth_s)
         except NoRoomError as error:
@@ -225,7 +227,9 @@ class _MeshSearch:
             return
         except InfeasibleError as error:
             self.failures.append(error)
-            self.progress(f"mesh {_shape(mesh.shape)}: does not fit")
+            self.progress(f"mesh {_shape(mesh.shape)}: a hint cannot be kept")
+            if guided:
+                self._guide(mesh, limit_s)
             return
         except SolverError as error:  # another mesh may still have a plan
             self.unsolved[mesh.shape] = error
@@ -237,6 +241,14 @@ class _MeshSearch:
             self.progress(f"mesh {_shape(mesh.shape)}: at least {certificate.bound_s:.4g} s")
         else:
             self.progress(f"mesh {_shape(mesh.shape)}: {certificate.objective_s:.4g} s, {certificate.status}")
+
+    def _guide(self, mesh: LogicalMesh, limit_s: float) -> None:
+        """Let a mesh on which a hint cannot be kept guide finer ones nevertheless, without that hint."""
+        with contextlib.suppress(InfeasibleError, SolverError):
+            program = MeshProgram(self.prepared, self.cluster, mesh, self.options, {}, lenient=True)
+            guide = program.solve(self.options, math.inf, limit_s).guide
+            if guide is not None:
+                self.guides[mesh.shape] = guide
 
     def keep(self, candidate: Candidate, *, guided: bool) -> None:
         """Take a candidate up; with a plan, nobody asks any more how short other meshes are, and programs are large."""

@@ -177,3 +177,11 @@ def test_where_a_stage_begins_and_its_mesh():
     assert found.hints == ("params[1]: stage", "params[3]: mesh 1x2")
     free = plan("mlp", **STAGES)
     assert free.stages[1].units[0] != 2 and free.step_s <= found.step_s
+
+
+def test_an_axis_that_coarser_meshes_do_not_have():
+    hints = ["params[1].w: columns over z", "params[2].w: require tensor over z"]
+    for mesh in ((2, 2, 2), None):  # given, and among all that are tried
+        found = plan("mlp", *hints, mesh=mesh)
+        assert found.mesh_shape == (2, 2, 2) and found.certificate.pruned
+        assert {a.name: a.layout for a in found.arguments}["state.params[1]['w']"] == (-1, -1, 1)
