@@ -93,6 +93,8 @@ def compile_traced(
             f"the plan was made for cluster {target.name!r}, not for "
             f"{as_cluster(cluster).name!r}. Plan again for this cluster, or leave the cluster out."
         )
+    elif isinstance(plan, Plan) and plan.traced is None:
+        plan = dataclasses.replace(plan, traced=traced)  # a plan from a file can explain itself from now on
     if plan.stages:
         return StagedExecutable(traced, plan, devices=devices, runtime=runtime)
     if runtime != "local":

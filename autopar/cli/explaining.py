@@ -33,7 +33,7 @@ def explain_command(
     what: Annotated[str, typer.Argument(metavar="PLAN.json|MODEL", help="A saved plan, or a model to plan first")],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Of an array, a scope or a line: wte, 'layers[3].attn.wq', gpt.py:117"),
+        typer.Argument(metavar="NAME", help="Of an array, a scope or a line: wte, 'layers[3].attn.wq', gpt.py:117"),
     ] = None,
     what_if: Annotated[
         list[str] | None,
@@ -174,6 +174,7 @@ def _plan(
             f"--model {model} says what a saved plan is of, and {what!r} is no file; leave one of them out."
         )
     recipe, target = find_model(what, preset, sizes), find_cluster(cluster, profile)
+    options = dataclasses.replace(options, hint_costs=False)
     with planning(notes(), f"planning {recipe.name} on {target.name}") as line:
         found = plan(recipe.step, *recipe.abstract(), cluster=target, options=options, donate_argnums=0, progress=line)
     return found, recipe, options

@@ -20,6 +20,11 @@ def saved(tmp_path_factory):
     return path
 
 
+def test_help_shows_examples(capsys):
+    status, out, _ = run(capsys, "explain", "--help")
+    assert status == 0 and "Examples:\n" in out and "    autopar explain gpt wte" in out
+
+
 def test_hints_are_typed_and_their_cost_is_shown(capsys, saved):
     _, out, _ = run(capsys, "show", str(saved))
     assert "Hints, and what each adds: planned again without it" in out and "[1].w: whole" in out
