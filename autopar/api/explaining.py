@@ -161,7 +161,7 @@ def what_if(
 def _words(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(str, value))})"
-    return str(value)
+    return "any" if value is None else str(value)
 
 
 def no_step(verb: str) -> PlanError:

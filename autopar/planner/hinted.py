@@ -77,33 +77,33 @@ def check_hints(atoms: Atoms, hints: Sequence[Hint]) -> None:
       OptionError: one does not; the message has the nearest names.
     """
     check_named(atoms.step, [h.part for h in hints])
-    for a, b in itertools.combinations(hints, 2):
-        about = _contradiction(atoms, a, b)
+    parts = [find_part(atoms, hint.part, state=hint.words == "zero") for hint in hints]
+    for (a, first), (b, second) in itertools.combinations(zip(hints, parts, strict=True), 2):
+        about = _contradiction(atoms, (a, first), (b, second))
         if about:
             raise HintError(
                 f"the hints '{a}' and '{b}' contradict each other: both are about {about}. Leave one of them out."
             )
-    for hint in hints:
-        part = find_part(atoms, hint.part)
+    for hint, part in zip(hints, parts, strict=True):
         if hint.kind == "layout" and not part.arguments and not handed_out(atoms, part):
             raise OptionError(f"hint '{hint}': other ops read nothing of what the forward pass makes in {hint.part!r}.")
         if hint.words == "zero" and not part.arguments:
             raise OptionError(f"hint '{hint}': {hint.part!r} names no parameter or optimizer state, only ops.")
 
 
-def _contradiction(atoms: Atoms, a: Hint, b: Hint) -> str:
+def _contradiction(atoms: Atoms, first: tuple[Hint, Part], second: tuple[Hint, Part]) -> str:
     """What two hints say that cannot be on any mesh, if so; what depends on the mesh is found there."""
+    (a, part), (b, other) = first, second
     if a.kind == b.kind == "layout":
-        both = set(find_part(atoms, a.part).arguments) & set(find_part(atoms, b.part).arguments)
-        return next((atoms.atoms[index].name for index in sorted(both) if _differ(atoms, index, a, b)), "")
+        both = sorted(set(part.arguments) & set(other.arguments))
+        return next((atoms.atoms[index].name for index in both if _differ(atoms, index, a, b)), "")
     if {a.kind, b.kind} != {"forbid", "require"} or a.words != b.words:
         return ""
     forbid, require = (a, b) if a.kind == "forbid" else (b, a)
     if forbid.over and not set(require.over) & set(forbid.over):
         return ""
-    state = a.words == "zero"
-    parts = [find_part(atoms, hint.part, state=state) for hint in (a, b)]
-    same = set.intersection(*(set(part.arguments if state else part.work) for part in parts))
+    zero = a.words == "zero"
+    same = set(part.arguments if zero else part.work) & set(other.arguments if zero else other.work)
     return _place(atoms.atoms[min(same)]) if same else ""
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 from autopar.mesh import Cluster, Device
 from autopar.plan import CollectiveRecord, PlanFacts
-from autopar.report.parts import Column, Lines, Section, Table
+from autopar.report.parts import Column, Lines, Section, Table, head
 from autopar.units import bytes_text, seconds_text
 
 _WARNINGS = 8
+_HINTS = 8
 _NUMBERED = re.compile(r"\d+")
 
 AMOUNTS = (Column("count", right=True), Column("bytes", right=True), Column("time", right=True))
@@ -82,7 +83,7 @@ def hint_sections(plan: PlanFacts) -> tuple[Section, ...]:
     if not plan.hints:
         return ()
     if not plan.hint_costs:
-        return (Section("Hints", (Lines(plan.hints),)),)
+        return (Section("Hints", (_hint_lines(plan.hints),)),)
     rows = tuple(
         (
             cost.hints[0] if len(cost.hints) == 1 else f"all {len(cost.hints)} hints",
@@ -95,8 +96,13 @@ def hint_sections(plan: PlanFacts) -> tuple[Section, ...]:
     columns = (Column("hint", narrowest=24), *(Column(t, right=True) for t in ("step", "peak", "communicated")))
     alone = {hint for cost in plan.hint_costs if len(cost.hints) == 1 for hint in cost.hints}
     others = tuple(hint for hint in plan.hints if hint not in alone)
-    more = (Lines(others),) if others else ()
+    more = (_hint_lines(others),) if others else ()
     return (Section("Hints, and what each adds: planned again without it", (Table(columns, rows), *more)),)
+
+
+def _hint_lines(hints: Sequence[str]) -> Lines:
+    shown, rest = head(hints, _HINTS)
+    return Lines((*shown, *((f"and {len(rest)} more: see plan.hints",) if rest else ())))
 
 
 def signed_text(difference: float, text: Callable[[float], str]) -> str:

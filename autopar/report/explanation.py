@@ -111,7 +111,7 @@ def _changes(found: ExplanationFacts) -> tuple[str, ...]:
             f"be {more.words}, and the step {seconds_text(faster)} shorter.",
         )
     if found.stage is not None:
-        return ("Other options: see --what-if. Memory was weighed for the pipeline as a whole.",)
+        return ("Other options may (what if). Memory was weighed for the pipeline as a whole.",)
     said = next((a.excluded.rstrip(".") for a in found.alternatives if a.by == "hint"), "")
     if said:
         return (f"Leaving out a hint: {said}.",)
