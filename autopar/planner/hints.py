@@ -4,7 +4,7 @@
 text                                   the plan
 =====================================  ============================================================================
 ``wte: whole``                         keeps a copy of the array on every device
-``mlp.w1: columns over y``             splits it so, in the words of a plan's page
+``mlp.w1: columns over y``             splits it so: ``rows``, ``columns``, or of any dim ``dim 2 over y``
 ``state.params['w']: S1,R``            or in placements, one per mesh axis: dim 1 is split over the first
 ``attn: forbid tensor``                has no tensor parallelism in that part; ``no tensor parallelism`` says the same
 ``moe: require expert over y``         splits every expert layer of that part by experts, over mesh axis ``y``

@@ -1,4 +1,4 @@
-"""Layouts in words, as pages say them and people write them."""
+"""Layouts in words that lead back to them: as explanations say them, and hints have them."""
 
 from __future__ import annotations
 
