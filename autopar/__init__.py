@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from autopar.api import (
     Executable,
+    Explanation,
     Parallelized,
     Plan,
     StagedExecutable,
+    WhatIf,
     compile,
     load_plan,
     parallelize,
@@ -25,6 +27,7 @@ from autopar.errors import (
     AutoparError,
     ClusterError,
     CouplingError,
+    HintError,
     InfeasibleError,
     InternalError,
     OptionError,
@@ -36,7 +39,7 @@ from autopar.errors import (
 )
 from autopar.lower import Audit
 from autopar.mesh import Cluster
-from autopar.planner import Options
+from autopar.planner import Hint, Options
 from autopar.sharding.rules import register_rule
 from autopar.simulate import Simulation, simulate
 from autopar.sweep import SweepResult, sweep
@@ -52,6 +55,9 @@ __all__ = [
     "ClusterError",
     "CouplingError",
     "Executable",
+    "Explanation",
+    "Hint",
+    "HintError",
     "InfeasibleError",
     "InternalError",
     "OptionError",
@@ -66,6 +72,7 @@ __all__ = [
     "StagedExecutable",
     "SweepResult",
     "TraceError",
+    "WhatIf",
     "compile",
     "load_plan",
     "parallelize",

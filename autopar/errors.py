@@ -34,6 +34,10 @@ class InfeasibleError(AutoparError):
     """No plan fits into memory or satisfies the hints."""
 
 
+class HintError(InfeasibleError):
+    """A hint cannot be kept, or two contradict each other."""
+
+
 class SolverError(AutoparError):
     """The ILP solver is missing, failed, or found nothing in time."""
 

@@ -179,7 +179,7 @@ def measure(program: Program, args: argparse.Namespace) -> Row:
     traced = trace(step_of(program, unconstrained), shapes, {}, donate_argnums=(0,))
     # The paths of the arguments are in the order of the leaves.
     hints = {path: _placement(spec) for path, spec in zip(traced.in_paths, jax.tree.leaves(specs), strict=True)}
-    options = Options(mesh=(2,), hints=hints, divide_work=True)
+    options = Options(mesh=(2,), hints=hints, hint_costs=False, divide_work=True)
     ours = Executable(traced, plan_traced(traced, CLUSTER, options), devices=jax.devices()[:2])
 
     runs = {"hand": _stepper(hand, placed), "autopar": _stepper(ours, placed)}

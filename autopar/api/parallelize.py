@@ -11,7 +11,8 @@ import jax
 
 from autopar.api.executable import Executable
 from autopar.api.plan import Plan
-from autopar.api.planning import Progress, as_cluster, check_settings, plan_traced, trace_step
+from autopar.api.planning import as_cluster, check_settings, plan_traced
+from autopar.api.searching import Progress, trace_step
 from autopar.api.staged import StagedExecutable
 from autopar.errors import ClusterError, OptionError, PlanError, nearest
 from autopar.lower import enough_devices
@@ -92,6 +93,8 @@ def compile_traced(
             f"the plan was made for cluster {target.name!r}, not for "
             f"{as_cluster(cluster).name!r}. Plan again for this cluster, or leave the cluster out."
         )
+    elif isinstance(plan, Plan) and plan.traced is None:
+        plan = dataclasses.replace(plan, traced=traced)  # a plan from a file can explain itself from now on
     if plan.stages:
         return StagedExecutable(traced, plan, devices=devices, runtime=runtime)
     if runtime != "local":

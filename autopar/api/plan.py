@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import jax
 from jax.sharding import Mesh
 
+from autopar.api.explaining import Explanation, WhatIf, explain, no_step, options_of, what_if
+from autopar.api.searching import Progress, trace_step
 from autopar.errors import OptionError, PlanError, nearest
 from autopar.lower import shardings
 from autopar.mesh import Cluster
 from autopar.plan import PlanFacts, load, save
+from autopar.planner import Options
 from autopar.report import GRAPHS, PlanDiff, diff, partition_specs, plan_text, print_plan, stage_graph, write_html
+from autopar.report.links import bottleneck_text
 from autopar.simulate import Measured, Simulation, simulate
 from autopar.trace import Traced
 
@@ -28,12 +32,20 @@ class Plan(PlanFacts):
     """
 
     in_tree: Any = dataclasses.field(default=None, repr=False, compare=False)
+    traced: Traced | None = dataclasses.field(default=None, repr=False, compare=False)
+    options: Options | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, facts: PlanFacts, traced: Traced | None = None) -> Self:
-        """Facts as a plan; with the trace, layouts can be handed out as pytrees."""
+    def of(cls, facts: PlanFacts, traced: Traced | None = None, options: Options | None = None) -> Self:
+        """Facts as a plan.
+
+        Args:
+          facts: the plan.
+          traced: the step that it is for: with it, layouts can be handed out as pytrees, and choices explained.
+          options: what it was made with.
+        """
         values = {f.name: getattr(facts, f.name) for f in dataclasses.fields(PlanFacts)}
-        return cls(**values, in_tree=traced.in_tree if traced is not None else None)
+        return cls(**values, in_tree=traced.in_tree if traced is not None else None, traced=traced, options=options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON; :func:`autopar.load_plan` reads it back."""
@@ -89,6 +101,84 @@ class Plan(PlanFacts):
           (True, [('cluster', 'h100:4', 'h100:8')])
         """
         return diff(self, other)
+
+    def explain(
+        self,
+        name: str,
+        *,
+        step: Callable[..., Any] | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        donate_argnums: int | Sequence[int] = (),
+        options: Options | None = None,
+        most: int = 12,
+        stage: int | None = None,
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """Why a part of the model lies as it does: each other layout is planned, on the same mesh.
+
+        Args:
+          name: of an argument, a scope or a source line, in any spelling: ``wte``, ``layers[3].attn.wq``,
+            ``layer3/attn/qkv``, ``model.py:12``.
+          step, args, kwargs, donate_argnums: of a plan from a file, the step that it was made for.
+          options: that it was made with, where that is not known: a plan from a file does not say all of it.
+          most: how many alternatives to plan at most.
+          stage: of a plan with stages, which; None is the first that holds the name. There the stage is planned again.
+          progress: called with a line of text for each alternative.
+
+        Raises:
+          OptionError: nothing has such a name.
+          PlanError: the step is not known, or not the plan's.
+        """
+        traced = self._step("explain", step, args, kwargs, donate_argnums)
+        asked = options or self.options or options_of(self)
+        return explain(self, traced, name, asked, most=most, stage=stage, progress=progress)
+
+    def what_if(
+        self,
+        *,
+        step: Callable[..., Any] | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        donate_argnums: int | Sequence[int] = (),
+        options: Options | None = None,
+        progress: Progress | None = None,
+        **changes: Any,
+    ) -> WhatIf:
+        """What other options would give: the step is planned again with them, all else being as it was.
+
+        Args:
+          step, args, kwargs, donate_argnums, options, progress: as of :meth:`explain`.
+          **changes: attributes of :class:`autopar.Options`, such as ``stages=2`` or ``hints=["wte: whole"]``; or a
+            ``cluster``.
+
+        Returns:
+          Both plans, or why there is no other.
+
+        Raises:
+          OptionError: there is no such option.
+          PlanError: the step is not known, or not the plan's.
+        """
+        traced = self._step("what_if", step, args, kwargs, donate_argnums)
+        return what_if(self, traced, options or self.options or options_of(self), changes, progress)
+
+    def _step(
+        self,
+        verb: str,
+        step: Callable[..., Any] | None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        donate_argnums: int | Sequence[int],
+    ) -> Traced:
+        if step is not None:
+            return trace_step(step, args, kwargs or {}, (), (), donate_argnums)
+        if self.traced is None:
+            raise no_step(verb)
+        return self.traced
+
+    def bottleneck(self) -> str:
+        """Which link of the cluster adds most to the step, and for what, in a sentence."""
+        return bottleneck_text(self)
 
     def __str__(self) -> str:
         return plan_text(self)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from autopar.api import Plan, StagedExecutable, compile, load_plan, plan
 from autopar.cli.arguments import check_folder, find_cluster, find_data, find_model, provide_devices
 from autopar.cli.calibrating import calibrate_command
 from autopar.cli.diffing import diff_command
+from autopar.cli.explaining import explain_command, model_text
 from autopar.cli.exporting import export_command
 from autopar.cli.options import NOT_TYPED, ClusterName, ModelName, Preset, ProfileFile, Sizes, with_planning_options
 from autopar.cli.predicting import predict_command
@@ -76,6 +78,7 @@ def plan_command(
       autopar plan bert --cluster cpu:8 --microbatches 4
       autopar plan mlp --cluster cpu:4 --microbatches 4 --max-stages 4
       autopar plan gpt --cluster v100-16gb:8+h100:8 --microbatches 8 --max-stages 4
+      autopar plan moe --cluster cpu:8 --hint 'wte: whole' --hint 'moe: require expert'
     """
     recipe = find_model(model, preset, sizes or ())
     target = find_cluster(cluster, profile)
@@ -83,6 +86,7 @@ def plan_command(
         check_folder("--save", save)
     with planning(notes(), f"planning {recipe.name} on {target.name}") as line:
         found = plan(recipe.step, *recipe.abstract(), cluster=target, options=options, donate_argnums=0, progress=line)
+    found = dataclasses.replace(found, model=model_text(model, preset, sizes or ()))
     if save is not None:
         found.save(save)
         notes().print(f"wrote {save}", markup=False, soft_wrap=True)
@@ -121,6 +125,7 @@ def show(
 
 app.command("diff")(diff_command)
 app.command("export")(export_command)
+app.command("explain")(explain_command)
 app.command("simulate")(simulate_command)
 app.command("sweep")(sweep_command)
 

@@ -47,6 +47,15 @@ def planning_options(
     remat: Annotated[
         str, typer.Option("--remat", help="Compute again: none, attention, full or auto (as fits)")
     ] = "auto",
+    hint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'PART: WHAT'",
+            help="What to do in a part of the model; repeatable. 'wte: whole', 'w1: columns over y', 'attn: forbid "
+            "tensor', 'moe: require expert', 'layers[2]: stage', 'layers[2]: mesh 2x4'",
+        ),
+    ] = None,
+    hint_costs: Annotated[bool, typer.Option(help="Plan again without the hints, to say what they cost")] = True,
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver; the best plan so far is kept")] = 120.0,
     backend: Annotated[
         str, typer.Option(help="To run it by: shard_map (exactly as planned) or gspmd (XLA's choice)")
@@ -67,6 +76,8 @@ def planning_options(
         max_stages=max_stages,
         schedule=schedule,
         remat=remat,
+        hints=tuple(hint or ()),
+        hint_costs=hint_costs,
         time_limit_s=time_limit,
         backend=backend,
     )

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from autopar.api import Plan, load_plan, plan
-from autopar.api.planning import check_made_for, trace_step
+from autopar.api.searching import check_made_for, trace_step
 from autopar.cli.arguments import check_folder, find_model
 from autopar.cli.options import NOT_TYPED, ClusterName, Preset, Sizes, with_planning_options
 from autopar.cli.progress import notes, planning

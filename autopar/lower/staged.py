@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from autopar.ir import Step
+from autopar.ir import Op, Step
 from autopar.lower.emit import emit
 from autopar.partition import (
     Recomputable,
@@ -14,6 +14,7 @@ from autopar.partition import (
     Timing,
     Unit,
     find_units,
+    forward_ops,
     recomputable,
     stage_digest,
     stage_step,
@@ -42,6 +43,11 @@ class StagedStep:
         self.microbatches = microbatches
         self.timing: Timing = time_step(traced.step, microbatches, per_microbatch=per_microbatch)
         self.units: tuple[Unit, ...] = find_units(traced.step, self.timing, most_units)
+
+    @functools.cached_property
+    def forward(self) -> tuple[Op, ...]:
+        """The ops of the forward pass that a cut divides, in order."""
+        return forward_ops(self.traced.step, self.timing)
 
     @functools.cached_property
     def recomputable(self) -> Recomputable:

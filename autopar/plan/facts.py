@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from autopar.sharding.layout import Layout, Move
 
-FORMAT = 6
+FORMAT = 7
 """Version of the plan file; readers accept this and older ones."""
 
 
@@ -141,6 +141,7 @@ class StageFacts:
       pending_bytes: what each of these keeps on one device, instead of ``residual_bytes``.
       handed_bytes: gradients that the backward program holds until it ends, for the weight program.
       spared_bytes: of the peak of ``plan``, what is never there at once: units compute it again one after the other.
+      memory_price: what a GiB of memory was worth when ``plan`` was made, seconds.
     """
 
     plan: PlanFacts
@@ -162,6 +163,7 @@ class StageFacts:
     pending_bytes: int = 0
     handed_bytes: int = 0
     spared_bytes: int = 0
+    memory_price: float = 0.0
 
     @property
     def peak_bytes(self) -> int:
@@ -193,6 +195,23 @@ class PipelineRunnerUp:
     microbatches: int
     step_s: float
     peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HintCost:
+    """What a plan would be without some of its hints: planned again, all else as it was.
+
+    Attributes:
+      hints: those left out.
+      step_s: predicted seconds per step without them.
+      peak_bytes: predicted peak memory of one device.
+      collective_bytes: bytes handed to collectives per device and step; with stages, of all stages together.
+    """
+
+    hints: tuple[str, ...]
+    step_s: float
+    peak_bytes: int
+    collective_bytes: int
 
 
 @dataclass(frozen=True)
@@ -235,6 +254,9 @@ class PlanFacts:
       flops: FLOPs of the step's matrix products and convolutions on all devices together, by the dtype of what is
         multiplied, each counted once however often it is computed (:func:`autopar.ir.product_flops`).
       again_flops: FLOPs of those that run once more to save memory: by the user's ``jax.checkpoint``, or as planned.
+      hints: what the user asked for of parts of the model, as :meth:`autopar.Hint.parse` reads it.
+      hint_costs: what the plan would be without them: one by one where they are few, and all together.
+      model: the model of the zoo, as ``autopar plan`` has it, ``gpt --preset 1.3b``; empty for a step of one's own.
     """
 
     name: str
@@ -268,6 +290,9 @@ class PlanFacts:
     other_pipelines: tuple[PipelineRunnerUp, ...] = field(default=(), repr=False)
     flops: Mapping[str, float] = field(default_factory=dict, repr=False)
     again_flops: float = 0.0
+    hints: tuple[str, ...] = ()
+    hint_costs: tuple[HintCost, ...] = ()
+    model: str = ""
 
     @property
     def gap(self) -> float:

@@ -18,6 +18,7 @@ from autopar.plan.facts import (
     Argument,
     Certificate,
     CollectiveRecord,
+    HintCost,
     MeshAxis,
     PipelineRunnerUp,
     PlanFacts,
@@ -54,6 +55,7 @@ def _encode(plan: PlanFacts) -> dict[str, Any]:
     data["runners_up"] = [dataclasses.asdict(r) for r in plan.runners_up]
     data["phase_s"] = dict(plan.phase_s)
     data["flops"] = dict(plan.flops)
+    data["hint_costs"] = [dataclasses.asdict(c) for c in plan.hint_costs]
     data["other_pipelines"] = [dataclasses.asdict(r) for r in plan.other_pipelines]
     data["stages"] = [
         {f.name: getattr(stage, f.name) for f in dataclasses.fields(StageFacts)}
@@ -190,11 +192,11 @@ def _read_stage(found: Mapping[str, Any]) -> StageFacts:
     return StageFacts(**values)
 
 
-# Fields that older files do not have: those of format 1 are of one program and one micro-batch, and up to format 5
-# nothing says how much arithmetic a step is.
+# Fields that older files do not have: those of format 1 are of one program and one micro-batch, up to format 5 nothing
+# says how much arithmetic a step is, and up to format 6 which hints and which model it was.
 _LATER = frozenset({
     "chunks", "microbatches", "per_microbatch", "phase_s", "schedule", "stages", "idle_s", "pipeline_bound_s",
-    "other_pipelines", "flops", "again_flops",
+    "other_pipelines", "flops", "again_flops", "hints", "hint_costs", "model",
 })  # fmt: skip
 
 # How each field is read from JSON; the others are read as they are. `check` sees to the types.
@@ -210,6 +212,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "certificate": lambda found: Certificate(**found),
     "runners_up": lambda found: tuple(RunnerUp(**{**r, "mesh": tuple(r["mesh"])}) for r in found),
     "warnings": tuple,
+    "hints": tuple,
+    "hint_costs": lambda found: tuple(HintCost(**{**c, "hints": tuple(c["hints"])}) for c in found),
     "stages": lambda found: tuple(map(_read_stage, found)),
     "other_pipelines": lambda found: tuple(
         PipelineRunnerUp(**{**r, "stages": tuple(map(tuple, r["stages"]))}) for r in found

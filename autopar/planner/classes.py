@@ -10,6 +10,7 @@ Tying never makes a plan wrong, it only makes neighbours agree; small steps are 
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from autopar.ir import Value
@@ -37,10 +38,16 @@ def untied(atoms: Atoms) -> Classes:
     return Classes(tuple(range(n)), tuple((i,) for i in range(n)))
 
 
-def tie(atoms: Atoms) -> Classes:
-    """Repeated atoms together."""
+def tie(atoms: Atoms, labels: Mapping[int, Hashable] | None = None) -> Classes:
+    """Repeated atoms together.
+
+    Args:
+      atoms: of the step.
+      labels: of some atoms; atoms of different labels are kept apart.
+    """
     values = atoms.step.graph.values
-    colors = [hash(_local_key(atom, values)) for atom in atoms.atoms]
+    about = labels or {}
+    colors = [hash((_local_key(atom, values), about.get(atom.index))) for atom in atoms.atoms]
     refinable = [_refinable(atom, values) for atom in atoms.atoms]
     count = len(set(colors))
     for _ in range(_MAX_ROUNDS):

@@ -19,7 +19,7 @@ operands weigh; the plan says which strength was used.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from autopar.ir import Kind, Value
@@ -43,7 +43,14 @@ class Nodes:
     groups: Mapping[int, tuple[int, ...]]
 
 
-def fold(atoms: Atoms, classes: Classes, *, grouped: bool, allowed: Mapping[int, tuple[int, ...]]) -> Nodes:
+def fold(
+    atoms: Atoms,
+    classes: Classes,
+    *,
+    grouped: bool,
+    allowed: Mapping[int, tuple[int, ...]],
+    apart: Collection[int] = (),
+) -> Nodes:
     """Group the classes of ``atoms`` under roots.
 
     Args:
@@ -51,8 +58,9 @@ def fold(atoms: Atoms, classes: Classes, *, grouped: bool, allowed: Mapping[int,
       classes: their partition.
       grouped: use the grouped strength, else exact.
       allowed: class -> indices of its choices that may be used (restricted strategies and hints).
+      apart: classes that are folded with no other.
     """
-    folder = _Folder(atoms, classes, grouped, allowed)
+    folder = _Folder(atoms, classes, grouped, allowed, frozenset(apart))
     order = range(len(classes.members))
     for c in reversed(order):
         folder.into_reader(c)
@@ -68,11 +76,19 @@ def fold(atoms: Atoms, classes: Classes, *, grouped: bool, allowed: Mapping[int,
 
 
 class _Folder:
-    def __init__(self, atoms: Atoms, classes: Classes, grouped: bool, allowed: Mapping[int, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        atoms: Atoms,
+        classes: Classes,
+        grouped: bool,
+        allowed: Mapping[int, tuple[int, ...]],
+        apart: frozenset[int],
+    ) -> None:
         self.atoms = atoms
         self.classes = classes
         self.grouped = grouped
         self.allowed = allowed
+        self.apart = apart
         self.values: Mapping[int, Value] = atoms.step.graph.values
         n = len(classes.members)
         self.root = list(range(n))
@@ -110,6 +126,10 @@ class _Folder:
         """Roots of all readers of all results of a class."""
         return {self.root[r] for r in self.reader_classes(c)}
 
+    def free(self, c: int) -> bool:
+        """Whether a class may still be put under another."""
+        return self.root[c] == c and c not in self.apart
+
     def attach(self, child: int, to: int, own: list[int]) -> None:
         """Put a node under another: ``own[k]`` is the child root's choice for choice ``k`` of ``to``."""
         position = {choice: k for k, choice in enumerate(self.table[child])}
@@ -120,12 +140,17 @@ class _Folder:
 
     def into_producer(self, c: int) -> None:
         atom = self.first(c)
-        if self.root[c] != c or atom.kind != "op" or not atom.operands or not self._follower(atom):
+        if not self.free(c) or atom.kind != "op" or not atom.operands or not self._follower(atom):
             return
         for main in self._main_operands(c):
             maker, slot = self.maker(c, main)
             root = self.root[maker]
-            if root == c or not self.joinable(c, main) or not self._may_follow(c, atom, main, maker, root):
+            if (
+                root == c
+                or (root in self.apart and not self.grouped)
+                or not self.joinable(c, main)
+                or not self._may_follow(c, atom, main, maker, root)
+            ):
                 continue
             links = [(main, maker, slot)]
             for k in range(len(atom.operands)):
@@ -229,7 +254,7 @@ class _Folder:
         """A free expansion joins its only reader."""
         atom = self.first(c)
         op = atom.op
-        if self.root[c] != c or atom.kind != "op" or op is None or len(atom.results) != 1:
+        if not self.free(c) or atom.kind != "op" or op is None or len(atom.results) != 1:
             return
         expands = op.primitive in ("broadcast_in_dim", "iota")
         if not expands and not (
@@ -249,6 +274,7 @@ class _Folder:
         if (
             target.kind != "op"
             or root == c
+            or root in self.apart
             or not all(self.maker(reader, s) == (c, 0) for r, s in readers if r == reader)
         ):
             return
@@ -268,7 +294,7 @@ class _Folder:
     def _free_update(self, c: int) -> bool:
         atom = self.first(c)
         op = atom.op
-        return self.root[c] == c and atom.kind == "op" and op is not None and op.where.phase == "update"
+        return self.free(c) and atom.kind == "op" and op is not None and op.where.phase == "update"
 
     def beside_reader(self, c: int) -> None:
         """An update op lies as the parameter's own update wants its result."""

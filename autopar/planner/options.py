@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from autopar.errors import OptionError, nearest
 from autopar.ir import REMATS
+from autopar.planner.hints import Hint, as_hints
 from autopar.planner.solve import SOLVERS
 
 STRATEGIES = ("auto", "data", "fsdp", "megatron", "expert")
@@ -27,7 +28,10 @@ class Options:
       memory_bytes: budget of one device; None is the device's own memory.
       memory_price: seconds per step that a GiB held on every device is worth: makes plans slower and leaner, also where
         they would fit.
-      hints: argument path, or a pattern of paths (``fnmatch``) -> one placement per mesh axis, such as ``"S0,R"``.
+      hints: what the planner should know of parts of the model: texts such as ``"attn: forbid tensor"``, made by
+        :class:`Hint`, or a mapping from patterns to what to do there, such as ``{"wte": "whole", "w1": "S0,R"}``; see
+        :mod:`autopar.planner.hints`. Kept as a tuple of :class:`Hint`.
+      hint_costs: plan again without the hints, to say what they cost: each alone, if there are few of them.
       divide_work: forbid repeating a matrix product or convolution on several devices where it can be divided.
       solver: ``highs`` or ``cbc``.
       time_limit_s: wall time for the solver, over all mesh shapes; the best plan so far is kept.
@@ -56,7 +60,8 @@ class Options:
     max_axes: int = 3
     memory_bytes: float | None = None
     memory_price: float = 0.0
-    hints: Mapping[str, str] = field(default_factory=dict)
+    hints: Sequence[Hint | str] | Mapping[str, str] = ()
+    hint_costs: bool = True
     divide_work: bool = False
     solver: str = "highs"
     time_limit_s: float = 120.0
@@ -100,7 +105,7 @@ class Options:
             raise OptionError(f"time_limit_s must be a positive number of seconds; found {self.time_limit_s!r}.")
         if not (_number(self.mip_gap) and 0 <= self.mip_gap < 1):
             raise OptionError(f"mip_gap is a relative distance from 0 to below 1; found {self.mip_gap!r}.")
-        for name in ("divide_work", "per_microbatch"):
+        for name in ("divide_work", "per_microbatch", "hint_costs"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} must be True or False; found {getattr(self, name)!r}.")
         self._check_workers()
@@ -114,13 +119,12 @@ class Options:
                 raise OptionError(
                     f"{name} must be a number of ops or classes, 0 or more; found {getattr(self, name)!r}."
                 )
-        if not isinstance(self.hints, Mapping) or not all(
-            isinstance(k, str) and isinstance(v, str) for k, v in self.hints.items()
-        ):
-            raise OptionError(
-                "hints must map argument paths to layouts, such as {\"params['w']\": 'S0'} for a mesh of one axis; "
-                f"found {self.hints!r}."
-            )
+        object.__setattr__(self, "hints", as_hints(self.hints))
+
+    @property
+    def known(self) -> tuple[Hint, ...]:
+        """The hints."""
+        return as_hints(self.hints)
 
     def _check_workers(self) -> None:
         several = self.stages_per_worker

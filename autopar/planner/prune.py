@@ -8,7 +8,7 @@ promising if the coarse relaxations would pay little extra for (i, j) or (i, k) 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from autopar.planner.atoms import Atoms
 from autopar.planner.classes import Classes
@@ -40,8 +40,20 @@ def parents(mesh: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(dict.fromkeys(((a, b * c), (a * b, c))))
 
 
-def prune(atoms: Atoms, classes: Classes, nodes: Nodes, guides: Mapping[tuple[int, ...], Guide]) -> tuple[Nodes, bool]:
-    """Nodes with the promising options of each root only, and whether any was left out."""
+def prune(
+    atoms: Atoms,
+    classes: Classes,
+    nodes: Nodes,
+    guides: Mapping[tuple[int, ...], Guide],
+    whole: Collection[int] = (),
+) -> tuple[Nodes, bool]:
+    """Nodes with the promising options of each root only, and whether any was left out.
+
+    Args:
+      atoms, classes, nodes: of the fine mesh.
+      guides: of coarser ones.
+      whole: roots that keep all their options.
+    """
     coarse = [guides.get(mesh) for mesh in parents(atoms.mesh)]
     if not any(guide is not None for guide in coarse):
         return nodes, False
@@ -50,7 +62,7 @@ def prune(atoms: Atoms, classes: Classes, nodes: Nodes, guides: Mapping[tuple[in
     pruned = False
     for root, group in nodes.groups.items():
         table = nodes.follow[root][1]
-        if len(table) <= _KEEP:
+        if len(table) <= _KEEP or root in whole:
             continue
         choices = atoms.choices(atoms.atoms[classes.members[root][0]])
         names = [choice_name(choices[own]) for own in table]

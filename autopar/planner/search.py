@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -10,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from autopar.collector import collector_paused
-from autopar.errors import AutoparError, ClusterError, InfeasibleError, SolverError
+from autopar.errors import AutoparError, ClusterError, InfeasibleError, OptionError, SolverError
 from autopar.ir import Step
 from autopar.mesh import Cluster, LogicalMesh
 from autopar.plan import PlanFacts, RunnerUp
+from autopar.planner.hinted import check_hints
 from autopar.planner.notices import warnings_of
 from autopar.planner.one_mesh import AT_LEAST, Candidate, MeshProgram, NoRoomError, Prepared, prepare
 from autopar.planner.options import Options
@@ -46,12 +48,15 @@ def plan_step(
         is. It takes most of a minute.
 
     Raises:
+      OptionError: a hint names nothing.
       InfeasibleError: nothing fits into memory, or the hints contradict each other.
       SolverError: the solver is missing or found nothing in time.
     """
     meshes = candidate_meshes(cluster, options)
     with collector_paused():
         prepared = prepare(step, options)
+        check_hints(prepared.atoms, options.known)
+        _check_whole(options)
         search = _MeshSearch(prepared, cluster, options, frozenset(mesh.shape for mesh in meshes), progress)
         guided = len(prepared.classes.members) > options.prune_above
         guiding = coarse_meshes(cluster, meshes) if guided else ()
@@ -67,6 +72,23 @@ def plan_step(
     others = sorted((_runner_up(c) for c in search.candidates if c is not best), key=lambda r: r.step_s)
     plan = dataclasses.replace(plan, runners_up=tuple(others))
     return with_call(plan, call_s(plan, cluster.device))
+
+
+def _check_whole(options: Options) -> None:
+    """Hints about stages need stages.
+
+    Raises:
+      OptionError: there is one, and no stage.
+    """
+    for hint in options.known:
+        if hint.kind == "stage":
+            raise OptionError(f"hint '{hint}' needs stages: Options(microbatches=8, max_stages=2), or more of them.")
+        if hint.kind == "mesh":
+            shape = ", ".join(map(str, hint.mesh_shape))
+            raise OptionError(
+                f"hint '{hint}' is about the mesh of one stage, and this plan has no stages: Options(mesh=({shape},)) "
+                "is the mesh of the whole step, Options(max_stages=2) allows stages."
+            )
 
 
 @dataclass(frozen=True)
@@ -194,7 +216,8 @@ class _MeshSearch:
             return
         limit_s = max(min(time_left, time_left / left * 2 * _AT_ONCE), 1.0)
         try:
-            program = MeshProgram(self.prepared, self.cluster, mesh, self.options, self.guides)
+            lenient = mesh.shape not in self.wanted
+            program = MeshProgram(self.prepared, self.cluster, mesh, self.options, self.guides, lenient=lenient)
             budget = self.options.memory_bytes or self.cluster.device.memory_bytes
             candidate = program.solve(self.options, budget, limit_s, self.worth_s)
         except NoRoomError as error:
@@ -204,7 +227,9 @@ class _MeshSearch:
             return
         except InfeasibleError as error:
             self.failures.append(error)
-            self.progress(f"mesh {_shape(mesh.shape)}: does not fit")
+            self.progress(f"mesh {_shape(mesh.shape)}: a hint cannot be kept")
+            if guided:
+                self._guide(mesh, limit_s)
             return
         except SolverError as error:  # another mesh may still have a plan
             self.unsolved[mesh.shape] = error
@@ -216,6 +241,14 @@ class _MeshSearch:
             self.progress(f"mesh {_shape(mesh.shape)}: at least {certificate.bound_s:.4g} s")
         else:
             self.progress(f"mesh {_shape(mesh.shape)}: {certificate.objective_s:.4g} s, {certificate.status}")
+
+    def _guide(self, mesh: LogicalMesh, limit_s: float) -> None:
+        """Let a mesh on which a hint cannot be kept guide finer ones nevertheless, without that hint."""
+        with contextlib.suppress(InfeasibleError, SolverError):
+            program = MeshProgram(self.prepared, self.cluster, mesh, self.options, {}, lenient=True)
+            guide = program.solve(self.options, math.inf, limit_s).guide
+            if guide is not None:
+                self.guides[mesh.shape] = guide
 
     def keep(self, candidate: Candidate, *, guided: bool) -> None:
         """Take a candidate up; with a plan, nobody asks any more how short other meshes are, and programs are large."""

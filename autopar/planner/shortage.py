@@ -35,10 +35,12 @@ class ShortageError(InfeasibleError):
       least_bytes: any plan on this mesh needs as much on each device, as the rows of :mod:`.budget` count (which may
         count a converted copy a little too long).
       enough_bytes: found: a plan on this mesh that peaks there.
+      budget_bytes: what it may take.
     """
 
     least_bytes: float = 0.0
     enough_bytes: float = math.inf
+    budget_bytes: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -140,21 +142,21 @@ class LeastPeak:
         self._problem.addConstraint(constraint)
 
 
-def least_peaks(unfit: Sequence[Unfit]) -> list[LeastPeak]:
+def least_peaks(unfit: Sequence[Unfit], bound_s: float = _BOUND_S, sharpen_s: float = _SHARPEN_S) -> list[LeastPeak]:
     """The least peaks of meshes, that with the smallest plan first.
 
     All meshes share the time: those on which the smallest plan was tried come first, and those for which no time
     is left are missing. Then a smaller plan is sought where the bounds promise it, until one fits.
     """
     found: list[LeastPeak] = []
-    deadline = time.monotonic() + _BOUND_S
+    deadline = time.monotonic() + bound_s
     for case in sorted(unfit, key=lambda u: min((p.memory.peak_bytes for p in u.tried), default=math.inf)):
         left = deadline - time.monotonic()
         if found and left <= 0:
             break
         found.append(LeastPeak(case))
         found[-1].bound(left)
-    deadline = time.monotonic() + _SHARPEN_S
+    deadline = time.monotonic() + sharpen_s
     for least in sorted(found, key=lambda x: x.least_bytes):
         left, enough = deadline - time.monotonic(), min(x.enough_bytes for x in found)
         if left > 0 and enough > max(least.unfit.budget, _NEAR * least.least_bytes):
@@ -193,7 +195,7 @@ def shortage(least: LeastPeak, others: str = "") -> ShortageError:
         f"{_holders(formulation, least.unfit.limits, least.worst)}. "
         f"{advice}.{others}"
     )
-    error.least_bytes, error.enough_bytes = least.least_bytes, least.enough_bytes
+    error.least_bytes, error.enough_bytes, error.budget_bytes = least.least_bytes, least.enough_bytes, budget
     return error
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import highspy
@@ -101,12 +101,28 @@ class HighsProgram:
         lp.a_matrix_.index_ = np.array(columns, dtype=np.int32)
         lp.a_matrix_.value_ = np.array(coefficients)
         self._lp = lp
-        self._rows = len(rows)
+        self._rows = len(rows)  # of the problem, that were handed on
+        self._extra = 0  # of these, rows that are no part of ``lp``
+        self._upper = np.array(lp.col_upper_)
         self._integers = np.flatnonzero([v.cat == pulp.LpInteger for v in self._variables]).astype(np.int32)
         self._solution = self._duals = np.zeros(0)
         self._highs = _SilentHighs()
         self._highs.setOptionValue("threads", 1)
         self._highs.passModel(lp)
+
+    def force(self, forbidden: Collection[pulp.LpVariable]) -> None:
+        """Let variables be 0, in place of those forbidden before; rows added since it was built are lifted."""
+        upper = np.array(self._lp.col_upper_)
+        upper[[self._index[v] for v in forbidden]] = 0.0
+        for k in np.flatnonzero(upper != self._upper):
+            self._variables[k].upBound = float(upper[k])
+        self._upper = upper
+        n = len(upper)
+        self._highs.changeColsBounds(n, np.arange(n, dtype=np.int32), np.zeros(n), upper)
+        if self._extra:
+            first = self._lp.num_row_
+            self._highs.deleteRows(self._extra, np.arange(first, first + self._extra, dtype=np.int32))
+        self._extra, self._rows = 0, self._problem.numConstraints()
 
     def charge(self, extra: Mapping[pulp.LpVariable, float]) -> None:
         """Let variables cost more than PuLP knows; replaces what was charged before."""
@@ -124,7 +140,7 @@ class HighsProgram:
           again: it will be solved again, at other prices.
         """
         large = len(self._cost) > (_LARGE_AGAIN if again else _LARGE)
-        return large and self._rows == self._lp.num_row_ == self._problem.numConstraints()
+        return large and not self._extra and self._rows == self._problem.numConstraints()
 
     def approach(self, time_limit_s: float, gap: float) -> Outcome:
         """A solution of the linear relaxation close to the best, and a proven bound; see the module docstring.
@@ -141,7 +157,7 @@ class HighsProgram:
         bound, reduced = self._weak_duality(np.array(self._highs.getSolution().row_dual))
         free = (self._solution > _USED) | (reduced < _DEAR * abs(self._charged @ self._solution))
         n = len(free)
-        upper = np.array(self._lp.col_upper_)
+        upper = self._upper
         every = np.arange(n, dtype=np.int32)
         self._highs.changeColsBounds(n, every, np.zeros(n), np.where(free, upper, 0.0))
         found = self._run(time_limit_s, integers=False)
@@ -172,7 +188,7 @@ class HighsProgram:
         per_entry = np.repeat(y, np.diff(lp.a_matrix_.start_)) * lp.a_matrix_.value_
         reduced = self._charged - np.bincount(lp.a_matrix_.index_, per_entry, minlength=len(self._charged))
         sides = np.where(y > 0, np.where(np.isinf(low), 0.0, low), np.where(np.isinf(high), 0.0, high))
-        return float(y @ sides + np.minimum(reduced, 0.0).sum()), reduced
+        return float(y @ sides + np.minimum(reduced, 0.0) @ self._upper), reduced
 
     def relax(self, time_limit_s: float) -> Outcome:
         """Solve the linear relaxation, starting from the last basis."""
@@ -192,7 +208,7 @@ class HighsProgram:
         n = len(self._integers)
         self._highs.changeColsBounds(n, self._integers, low, high)
         outcome = self.branch(time_limit_s, gap)
-        self._highs.changeColsBounds(n, self._integers, np.zeros(n), np.ones(n))
+        self._highs.changeColsBounds(n, self._integers, np.zeros(n), self._upper[self._integers])
         return outcome
 
     def branch(self, time_limit_s: float, gap: float) -> Outcome:
@@ -214,6 +230,7 @@ class HighsProgram:
             columns = np.array([self._index[v] for v in row], dtype=np.int32)
             self._highs.addRow(*_sides(row), len(columns), columns, np.array(list(row.values())))
             self._rows += 1
+            self._extra += 1
 
     def _kinds(self, kind: highspy.HighsVarType) -> None:
         kinds = np.full(len(self._integers), int(kind), dtype=np.uint8)

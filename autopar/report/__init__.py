@@ -7,7 +7,7 @@ from autopar.report.page import plan_page
 from autopar.report.simulation import print_simulation, simulation_text
 from autopar.report.specs import partition_specs
 from autopar.report.stage_graph import GRAPHS, stage_graph
-from autopar.report.text import plan_text, print_plan
+from autopar.report.text import page_text, plan_text, print_page, print_plan
 from autopar.report.words import sentence
 
 __all__ = [
@@ -17,11 +17,13 @@ __all__ = [
     "diff",
     "diff_text",
     "html_text",
+    "page_text",
     "partition_specs",
     "plan_page",
     "plan_text",
     "print_audit",
     "print_diff",
+    "print_page",
     "print_plan",
     "print_simulation",
     "sentence",

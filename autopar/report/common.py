@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 from autopar.mesh import Cluster, Device
 from autopar.plan import CollectiveRecord, PlanFacts
-from autopar.report.parts import Column, Lines, Section
+from autopar.report.parts import Column, Lines, Section, Table, head
 from autopar.units import bytes_text, seconds_text
 
 _WARNINGS = 8
+_HINTS = 8
 _NUMBERED = re.compile(r"\d+")
 
 AMOUNTS = (Column("count", right=True), Column("bytes", right=True), Column("time", right=True))
@@ -74,6 +75,44 @@ def workers(plan: PlanFacts) -> list[list[int]]:
     for s, stage in enumerate(plan.stages):
         found.setdefault(stage.devices, []).append(s)
     return list(found.values())
+
+
+def hint_sections(plan: PlanFacts) -> tuple[Section, ...]:
+    """What was asked for of parts of the model, and what the plan would be without it."""
+    if not plan.hints:
+        return ()
+    if not plan.hint_costs:
+        return (Section("Hints", (_hint_lines(plan.hints),)),)
+    rows = tuple(
+        (
+            cost.hints[0] if len(cost.hints) == 1 else f"all {len(cost.hints)} hints",
+            signed_text(plan.step_s - cost.step_s, seconds_text),
+            signed_text(plan.peak_bytes - cost.peak_bytes, bytes_text),
+            signed_text(plan.collective_bytes - cost.collective_bytes, bytes_text),
+        )
+        for cost in plan.hint_costs
+    )
+    columns = (Column("hint", narrowest=24), *(Column(t, right=True) for t in ("step", "peak", "communicated")))
+    alone = {hint for cost in plan.hint_costs if len(cost.hints) == 1 for hint in cost.hints}
+    others = tuple(hint for hint in plan.hints if hint not in alone)
+    more = (_hint_lines(others),) if others else ()
+    return (Section("Hints, and what each adds: planned again without it", (Table(columns, rows), *more)),)
+
+
+def _hint_lines(hints: Sequence[str]) -> Lines:
+    shown, rest = head(hints, _HINTS)
+    return Lines((*shown, *((f"and {len(rest)} more: see plan.hints",) if rest else ())))
+
+
+def signed_text(difference: float, text: Callable[[float], str]) -> str:
+    """A difference in words.
+
+    >>> signed_text(-0.002, seconds_text), signed_text(1024, bytes_text), signed_text(0, bytes_text)
+    ('-2 ms', '+1 KiB', 'nothing')
+    """
+    if not difference:
+        return "nothing"
+    return f"{'+' if difference > 0 else '-'}{text(abs(difference))}"
 
 
 def slower_text(step_s: float, best_s: float) -> str:

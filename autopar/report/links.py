@@ -177,6 +177,33 @@ def _freed(cluster: Cluster, link: Link) -> Cluster:
     return dataclasses.replace(cluster, members=members)
 
 
+def bottleneck(plan: PlanFacts) -> tuple[Link, float] | None:
+    """The link that adds most to the step, and by how many seconds; None where nothing is communicated.
+
+    Returns:
+      The link, and :func:`without_s` of it.
+    """
+    links = dict.fromkeys(t.link for t in link_traffic(plan))
+    return max(((link, without_s(plan, link)) for link in links), key=lambda found: found[1], default=None)
+
+
+def bottleneck_text(plan: PlanFacts) -> str:
+    """The bottleneck in words: which link, what it adds, and for what."""
+    found = bottleneck(plan)
+    if found is None:
+        return "Nothing is communicated."
+    link, adds_s = found
+    cluster = Cluster.from_dict(plan.cluster)
+    reasons = [t for t in link_traffic(plan) if t.link == link]
+    most = max(reasons, key=lambda t: t.seconds)
+    share = f" ({percent_text(adds_s / plan.step_s)})" if plan.step_s else ""
+    use = f" for {most.use}" if most.use else ""
+    return (
+        f"The bottleneck is {link_text(cluster, link)}: it adds {seconds_text(adds_s)} to the step{share}, most of it "
+        f"{most.why}{use}, {bytes_text(most.bytes)} in {most.count:,} transfer{'s' if most.count > 1 else ''}."
+    )
+
+
 def link_sections(plan: PlanFacts) -> tuple[Section, ...]:
     """What crosses each link, and what that costs; nothing where all devices are joined alike.
 
@@ -238,4 +265,15 @@ def link_text(cluster: Cluster, link: Link) -> str:
     return f"{name} to {name}" + (f" of {cluster.islands[link[0]].name}" if cluster.members else "")
 
 
-__all__ = ["Link", "Traffic", "level_amounts", "link_sections", "link_text", "link_traffic", "whole_s", "without_s"]
+__all__ = [
+    "Link",
+    "Traffic",
+    "bottleneck",
+    "bottleneck_text",
+    "level_amounts",
+    "link_sections",
+    "link_text",
+    "link_traffic",
+    "whole_s",
+    "without_s",
+]

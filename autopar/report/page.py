@@ -12,6 +12,7 @@ from autopar.report.common import (
     AMOUNTS,
     amounts,
     cause_text,
+    hint_sections,
     percent_text,
     slower_text,
     summed,
@@ -38,6 +39,7 @@ def plan_page(plan: PlanFacts) -> Page:
     title = f"{plan.name} on {cluster.name}, strategy {plan.strategy}"
     sections = [
         Section("Prediction", (Lines(_prediction(plan, cluster)),)),
+        *hint_sections(plan),
         _axes(plan),
         *argument_sections(plan),
         *_communication(plan),

@@ -12,25 +12,9 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-_KEY = re.compile(r"""\[(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")\]|(\[[^\]]*\])|\.?([^.\[\]]+)""")
+from autopar.paths import Keys, dotted, keys
+
 _NUMBER = re.compile(r"(?<![:\d])\d+")  # not the number of a source line
-
-Keys = tuple[str, ...]
-
-
-def keys(name: str) -> Keys:
-    """A path's keys; positions in sequences stay in brackets.
-
-    >>> keys("state.opt_state[1][0].mu['wte']")
-    ('state', 'opt_state', '[1]', '[0]', 'mu', 'wte')
-    """
-    return tuple(next(g for g in m.groups() if g is not None) for m in _KEY.finditer(name))
-
-
-def dotted(path: Sequence[str]) -> str:
-    """Keys as one name, without quotes."""
-    text = "".join(k if k.startswith("[") else f".{k}" for k in path)
-    return text.removeprefix(".")
 
 
 def repeated(name: str) -> str:
@@ -82,3 +66,6 @@ def shared_prefix(paths: Iterable[Keys]) -> Keys:
     found = [p[:-1] for p in paths]
     same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*found, strict=False))
     return tuple(column[0] for column in same)
+
+
+__all__ = ["Keys", "dotted", "keys", "merged", "repeated", "shared_prefix"]

@@ -15,6 +15,7 @@ from autopar.report.common import (
     AMOUNTS,
     amounts,
     device_names,
+    hint_sections,
     percent_text,
     slower_text,
     stage_devices,
@@ -39,6 +40,7 @@ def pipeline_page(plan: PlanFacts) -> Page:
     cluster = Cluster.from_dict(plan.cluster)
     sections = [
         Section("Prediction", (Lines(_prediction(plan, cluster)),)),
+        *hint_sections(plan),
         Section("Stages; seconds of one micro-batch, and once per step", (_stages(plan), Lines(_held(plan)))),
         *_drawing(plan),
         stages_memory_section(plan),

@@ -15,7 +15,8 @@ from autopar.report.dimensions import is_expert
 from autopar.report.parts import head
 from autopar.report.paths import Keys, keys, shared_prefix
 from autopar.report.places import axes_place, level_names
-from autopar.sharding.layout import Layout, dims, local_size
+from autopar.sharding.layout import local_size
+from autopar.sharding.words import layout_text  # noqa: F401 (one of the words of pages)
 
 _SOME, _ALL = 0.1, 0.9  # shares of bytes below which a thing is not said, and above which it is said plainly
 _UNLIKE = 3  # ways of stages that a sentence says
@@ -31,21 +32,6 @@ def array_text(shape: Sequence[int], dtype: str) -> str:
     stem = dtype.rstrip("0123456789")
     short = _SHORT[stem] + dtype[len(stem) :] if stem in _SHORT else dtype
     return f"{short}[{','.join(map(str, shape))}]"
-
-
-def layout_text(layout: Layout, rank: int, axes: Sequence[str]) -> str:
-    """A layout in words.
-
-    >>> layout_text((0, 1), 2, ("x", "y")), layout_text((-1, 2), 3, ("x", "y")), layout_text((-1, -1), 2, ("x", "y"))
-    ('rows over x, columns over y', 'dim 2 over y', 'whole')
-    """
-    found = []
-    for dim, over in enumerate(dims(layout, rank)):
-        if over:
-            what = ("rows", "columns")[dim] if rank == 2 else "split" if rank == 1 else f"dim {dim}"
-            found.append(f"{what} over {' and '.join(axes[a] for a in over)}")
-    found += [f"partial over {axes[a]}" for a, p in enumerate(layout) if p < -1]
-    return ", ".join(found) or "whole"
 
 
 def nbytes(argument: Argument) -> int:

@@ -12,7 +12,8 @@ from typing import Any
 
 from autopar.api.parallelize import compile_traced
 from autopar.api.plan import Plan
-from autopar.api.planning import as_cluster, plan_traced, trace_step
+from autopar.api.planning import as_cluster, plan_traced
+from autopar.api.searching import trace_step
 from autopar.api.sharing import Sharing
 from autopar.api.staged import StagedExecutable
 from autopar.errors import ClusterError, CouplingError, InfeasibleError, OptionError, PlanError, SolverError, nearest
@@ -200,7 +201,7 @@ class _Sweep:
             PLANNED,
             memory_bytes=room if math.isfinite(room) else None,
         )
-        options = dataclasses.replace(self.options, strategy=strategy, microbatches=microbatches)
+        options = dataclasses.replace(self.options, strategy=strategy, microbatches=microbatches, hint_costs=False)
         begin = time.perf_counter()
         try:
             plan = plan_traced(known.traced, cluster, options, self.progress, known)

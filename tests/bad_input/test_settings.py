@@ -67,7 +67,8 @@ def test_more_devices_than_there_are():
         ({"divide_work": "no"}, ("divide_work", "True or False", "'no'")),
         ({"tie_above": -1}, ("tie_above", "found -1")),
         ({"prune_above": None}, ("prune_above", "found None")),
-        ({"hints": ["w"]}, ("hints must map argument paths to layouts", r"\['w'\]")),
+        ({"hints": ["w"]}, ("hint 'w' is not a pattern and what to do there, joined by ': '", "'wte: whole'")),
+        ({"hints": [8]}, ("hints must map argument paths to layouts", r"\[8\]")),
         ({"hints": {"w": 0}}, ("hints must map",)),
     ],
     ids=str,
@@ -96,7 +97,7 @@ def hinted(hints, **more):
 @pytest.mark.parametrize(
     "hints, kind, words",
     [
-        ({"stat['w']": "S0"}, autopar.OptionError, ("matches no argument", "did you mean \"state\\['w'\\]\"", "Known")),
+        ({"stat['w']": "S0"}, autopar.OptionError, ("matches no argument", "did you mean 'state.w'", "Known")),
         ({"state*": "split"}, autopar.OptionError, ("'split' is not a layout", "S0 splits dim 0", "'S0,R'")),
         ({"x": "S5"}, autopar.InfeasibleError, ("x of shape \\(64, 16\\) cannot lie as 'S5'", "Possible: R; S0; S1")),
         ({"x": "S0,R"}, autopar.InfeasibleError, ("cannot lie as 'S0,R' on mesh 8", "Possible")),

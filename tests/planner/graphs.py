@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from autopar.cost import collective_s, compute_s
 from autopar.ir import Graph, Op, Step, Value, Where, item_bytes, verify
@@ -88,11 +88,11 @@ def random_step(rng: random.Random, ops: int) -> Step:
     return b.step(outputs, state)
 
 
-def exhaustive(step: Step, cluster: Cluster, mesh: LogicalMesh) -> float:
+def exhaustive(step: Step, cluster: Cluster, mesh: LogicalMesh, fixed: Mapping[int, Layout] | None = None) -> float:
     """The least step time over every combination of strategies and layouts: enumeration, no program.
 
     Atoms are enumerated in order with a bound (partial cost already above the best), conversions by an own
-    all-pairs shortest path and a Steiner tree over reader orders.
+    all-pairs shortest path and a Steiner tree over reader orders. Inputs that are ``fixed`` lie so.
     """
     graph = step.graph
     values = graph.values
@@ -101,7 +101,7 @@ def exhaustive(step: Step, cluster: Cluster, mesh: LogicalMesh) -> float:
     state = {graph.inputs[i]: graph.outputs[o] for i, o in step.state}
     options: list[tuple[tuple[int, ...], tuple[int, ...], list[Option]]] = []
     for v in graph.inputs:
-        every = _layouts(values[v], sizes)
+        every = [fixed[v]] if fixed and v in fixed else _layouts(values[v], sizes)
         reads = (state[v],) if v in state else ()
         options.append((reads, (v,), [((x,) * len(reads), (x,), 0.0) for x in every]))
     price = _prices(graph, cluster, sizes)

@@ -4,8 +4,9 @@ import pytest
 
 from autopar.models import get
 from autopar.planner.atoms import is_late
-from autopar.planner.one_mesh import _turn, prepare
+from autopar.planner.one_mesh import prepare
 from autopar.planner.options import Options
+from autopar.planner.seek import turn as turn_of
 from autopar.trace import trace
 
 
@@ -13,7 +14,7 @@ from autopar.trace import trace
 def test_what_the_backward_pass_reads_is_alive_at_the_turn(model):
     recipe = get(model)
     prepared = prepare(trace(recipe.step, recipe.abstract(), donate_argnums=0).step, Options())
-    atoms, turn = prepared.atoms, _turn(prepared.atoms, prepared.lives)
+    atoms, turn = prepared.atoms, turn_of(prepared.atoms, prepared.lives)
     values = atoms.step.graph.values
     read = {v for a in atoms.atoms if a.kind == "op" and is_late(a) for v in a.operands}
     kept = {

@@ -57,6 +57,7 @@ class Estimate:
       in_turn: what units compute again is there one unit at a time.
       keeping: who reads what, which says what any mix keeps; None if only its units were planned, one by one.
       call_s: seconds to call one of its programs, where that was measured.
+      memory_price: what a GiB of memory was worth when it was planned, seconds.
     """
 
     plan: PlanFacts
@@ -80,6 +81,7 @@ class Estimate:
     in_turn: bool
     keeping: Keeping | None = field(repr=False)
     call_s: float = 0.0
+    memory_price: float = 0.0
 
     def rematerialised(self, remat: Sequence[str]) -> Estimate:
         """The same, with each unit treated so; nothing may be computed again yet."""

@@ -153,8 +153,7 @@ def even_partition(
     """
     islands = (devices,) if isinstance(devices, int) else tuple(devices)
     _check(units, shapes, islands, microbatches, stages, fill, 0.0, 1)
-    length, longer = divmod(units, stages)
-    cuts = [length * i + max(0, i - (stages - longer)) for i in range(stages + 1)]
+    cuts = even_cuts(units, stages)
     found = []
     for workers in even_shapes(shapes, islands, stages, rounds) if stages <= units else ():
         spans = tuple(Span(*cut, shape) for cut, shape in zip(itertools.pairwise(cuts), workers * rounds, strict=True))
@@ -163,6 +162,16 @@ def even_partition(
         if len(fitting) == stages:
             found.append(Partition(spans, fitting, partition_s(fitting, microbatches, fill)))
     return min(found, key=_rank, default=None)
+
+
+def even_cuts(units: int, stages: int) -> list[int]:
+    """Where equal stages begin, and the end; the later ones have a unit more where they are not equal.
+
+    >>> even_cuts(7, 3)
+    [0, 2, 4, 7]
+    """
+    length, longer = divmod(units, stages)
+    return [length * i + max(0, i - (stages - longer)) for i in range(stages + 1)]
 
 
 def even_shapes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from autopar.ir import Step
+from autopar.ir import Op, Step
 from autopar.partition import Recomputable, StageSection, Staging, Unit
 
 
@@ -17,6 +17,10 @@ class StagedProblem(Protocol):
     @property
     def step(self) -> Step:
         """The user's step."""
+
+    @property
+    def forward(self) -> tuple[Op, ...]:
+        """The ops of the forward pass that a cut divides, in order."""
 
     @property
     def recomputable(self) -> Recomputable:

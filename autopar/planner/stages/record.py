@@ -88,7 +88,7 @@ def write_stages(
                 own, begin, (span.first, span.stop), (devices.start, devices.stop), e.forward_s, e.backward_s,
                 e.weight_s, e.once_s, most[s], e.kept_bytes, e.sends_bytes, e.returns_bytes,
                 e.remat if any(word != NONE for word in e.remat) else (), e.waiting_bytes, e.again, flight.pending,
-                e.pending_bytes, e.peak_bytes - e.waiting_bytes - e.plan.peak_bytes, e.spared_bytes,
+                e.pending_bytes, e.peak_bytes - e.waiting_bytes - e.plan.peak_bytes, e.spared_bytes, e.memory_price,
             )
         )  # fmt: skip
     step = problem.step

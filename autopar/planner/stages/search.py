@@ -31,7 +31,8 @@ from autopar.plan import PlanFacts
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import CostOf, Partition, Span, StageCost, partition_s
 from autopar.planner.stages.estimate import Estimate
-from autopar.planner.stages.partition import Finalists, even_partition, even_shapes, partition
+from autopar.planner.stages.hinted import StageHints, stage_hints, unit_names
+from autopar.planner.stages.partition import Finalists, even_cuts, even_partition, even_shapes, partition
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.record import Candidate, write_stages
 from autopar.planner.stages.refine import refined
@@ -90,23 +91,27 @@ class _Search:
     cut: Sequence[tuple[int, int]] | None
     shapes: tuple[Submesh, ...] = field(init=False)
     survey: Survey = field(init=False)
+    hints: StageHints = field(init=False)
 
     def __post_init__(self) -> None:
         self.units = self.problem.units
         self.islands = [island.devices for island in self.cluster.islands]
         self.microbatches = self.problem.microbatches
         self.shapes = self.cluster.submeshes(powers=True)
+        self.hints = stage_hints(self.problem, self.options)
 
     def run(self) -> PlanFacts:
         most = self._most_stages()
         if self.options.stages:
             self.shapes = self._even(self.options.stages)
         if self.options.mesh is not None:
-            self.shapes = self._of_size(math.prod(self.options.mesh))
+            self.shapes = self._of_size(self.options.mesh, self.shapes)
+        for hint in self.hints.meshes.values():
+            self._of_size(hint.mesh_shape, self.shapes)
         if self.cut is not None:
             self.shapes = self._of_cut(self.cut)
         self.progress(f"{len(self.units)} units, up to {most} stages, {self.microbatches} micro-batches")
-        self.survey = Survey(self.problem, self.cluster, self.options, self.shapes, self.shared)
+        self.survey = Survey(self.problem, self.cluster, self.options, self.shapes, self.shared, self.hints)
         partitions, bound_s = self._partitions(most)
         asked = f"{self.survey.solved} integer programs solved for {self.survey.asked} plans of units asked"
         self.progress(f"{asked}, {len(partitions)} cuts")
@@ -114,6 +119,8 @@ class _Search:
         exact, rough = self._planned([*cuts, *self._within(cuts, most), *self._equal(most)] if self._movable else cuts)
         if self._movable and not exact:  # cuts may have moved to where whole stages do not fit
             exact, rough = self._planned(partitions)
+        if not exact and self.survey.refused is not None:
+            raise self.survey.refused
         if not exact:
             raise InfeasibleError(
                 f"no cut of {self.problem.step.name} into {self.options.stages or f'up to {most}'} stages fits into "
@@ -149,12 +156,13 @@ class _Search:
             )
         return min(asked, available)
 
-    def _of_size(self, devices: int) -> tuple[Submesh, ...]:
-        shapes = tuple(shape for shape in self.shapes if shape.devices == devices)
+    def _of_size(self, mesh: tuple[int, ...], among: Sequence[Submesh]) -> tuple[Submesh, ...]:
+        devices = math.prod(mesh)
+        shapes = tuple(shape for shape in among if shape.devices == devices)
         if not shapes:
-            sizes = sorted({shape.devices for shape in self.shapes})
+            sizes, every = sorted({shape.devices for shape in among}), "every" if mesh == self.options.mesh else "a"
             raise OptionError(
-                f"mesh {self.options.mesh} for every stage takes {devices} devices, but a stage can have "
+                f"mesh {mesh} for {every} stage takes {devices} devices, but a stage can have "
                 f"{', '.join(map(str, sizes))} of cluster {self.cluster.name!r}. Choose another mesh, or other stages."
             )
         return shapes
@@ -196,6 +204,8 @@ class _Search:
         return " or ".join(f"{size} ({self.cluster.islands[k].device.name})" for k, size in sizes.items())
 
     def _cost(self, first: int, stop: int, shape: int, after: int) -> StageCost | None:
+        if not self.hints.allows(first, stop, self.shapes[shape].devices):
+            return None
         return self.survey.stage(first, stop, shape, min(after, self.microbatches))
 
     def _partitions(self, most: int) -> tuple[list[Partition], float]:
@@ -206,6 +216,7 @@ class _Search:
             given = self._given(self.cut)
             return ([given], given.step_s) if given is not None else ([], 0.0)
         if exact is not None:
+            self.hints.check_cuts(even_cuts(len(self.units), exact)[:-1], unit_names(self.problem))
             rounds = self.options.stages_per_worker
             even = even_partition(
                 len(self.units), self.shapes, self.islands, cost, self.microbatches, exact, rounds=rounds

@@ -31,6 +31,9 @@ class Section:
       cluster: the submesh.
       options: how to plan it.
       prepared: the stage as programs of it begin, if it is known from another submesh.
+
+    Attributes:
+      refused: why a hint cannot be kept on some mesh.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Section:
         self._problem, self._units, self._cluster, self._options = problem, units, cluster, options
         self._step, self._info = stage
         self._prepared = prepared
+        self.refused: InfeasibleError | None = None
         self._programs: dict[tuple[int, ...], AnyPrice] = {}
         self._found: dict[tuple[tuple[int, ...], float], Estimate | None] = {}
 
@@ -58,9 +62,15 @@ class Section:
         for mesh in meshes:
             missing = [price for price in prices if (mesh, price) not in self._found]
             self._found |= dict.fromkeys([(mesh, price) for price in missing])
-            with contextlib.suppress(InfeasibleError, SolverError):
-                plans = [self._program(mesh).plan(price) for price in missing]
-                self._found |= {(mesh, price): self._estimate(p) for price, p in zip(missing, plans, strict=True)}
+            with contextlib.suppress(SolverError):
+                try:
+                    plans = [self._program(mesh).plan(price) for price in missing]
+                except InfeasibleError as error:  # memory is unlimited, so it is a hint
+                    self.refused = error
+                    continue
+                self._found |= {
+                    (mesh, price): self._estimate(p, price) for price, p in zip(missing, plans, strict=True)
+                }
 
         def cost(e: Estimate, price: float) -> float:
             return e.plan.step_s + price * e.held_bytes / 2**30
@@ -82,10 +92,11 @@ class Section:
             self._programs[mesh] = AnyPrice(self._step, self._cluster, options, self._prepared)
         return self._programs[mesh]
 
-    def _estimate(self, plan: PricedPlan) -> Estimate:
+    def _estimate(self, plan: PricedPlan, price: float) -> Estimate:
         microbatches = self._problem.microbatches
         stage = PlannedStage(self._step, self._info, plan.facts, microbatches, plan.work_s, plan.sites)
         found = estimate(stage, self._problem.recomputable, self._units, in_turn=not self._cluster.device.reordered)
+        found = dataclasses.replace(found, memory_price=price)
         return found if self._options.remat == "auto" else found.always(self._options.remat)
 
 

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from autopar.errors import InfeasibleError
 from autopar.mesh import Cluster, Submesh
 from autopar.planner.one_mesh import prepare
 from autopar.planner.options import Options
 from autopar.planner.stages.cost import Span, StageCost
 from autopar.planner.stages.estimate import Estimate, together
+from autopar.planner.stages.hinted import StageHints
 from autopar.planner.stages.problem import StagedProblem
 from autopar.planner.stages.section import Section, likely_meshes
 from autopar.planner.stages.sharing import Alone, Shared, rounded
@@ -55,11 +57,13 @@ class Survey:
       options: how to plan each stage.
       shapes: of the submeshes that a stage may have.
       shared: what other searches with the same problem and options have planned, and will.
+      hints: what they say of units.
 
     Attributes:
       memory_bytes: per shape, what one stage may take of a device.
       asked: how many plans of units and stages were asked for.
       solved: how many integer programs that took.
+      refused: what a hint could not hold of.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Survey:
         options: Options,
         shapes: Sequence[Submesh],
         shared: Shared | None = None,
+        hints: StageHints | None = None,
     ) -> None:
         self.problem = problem
         self.cluster = cluster
@@ -81,6 +86,7 @@ class Survey:
         waits = options.schedule == "zb-h1"
         self._spares = tuple(not waits and not cluster.island(shape).device.reordered for shape in shapes)
         self.asked = self.solved = 0
+        self.refused: InfeasibleError | None = None
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self._alone: dict[int, Alone] = {} if shared is None else shared.alone
         self._units: dict[tuple[str, int, int], Estimate | None] = {}  # kind, shape, thrift
@@ -89,7 +95,9 @@ class Survey:
         self._sections: dict[tuple[str, int], Section] = {}  # digest, shape
         self._known: dict[tuple[tuple[str, ...], int, int], Estimate] = {}  # kinds, shape, in flight: planned as wholes
         last = len(problem.units) - 1
-        self._kinds = [f"{unit.like}{i == 0}{i == last}" for i, unit in enumerate(problem.units)]
+        self._hints = hints or StageHints({}, {}, ("",) * len(problem.units))
+        marks = self._hints.marks
+        self._kinds = [f"{unit.like}{i == 0}{i == last}{marks[i]}" for i, unit in enumerate(problem.units)]
         self._worth: dict[int, float] = {}  # island -> what a GiB is worth on it, seconds
         self._plan_units()
 
@@ -190,7 +198,9 @@ class Survey:
         with self._counting:
             self.solved += len(meshes) * len(thrifts)
         prices = [_THRIFT[k] * self._worth[shape.island] for k in thrifts]
-        return section.cheapest(meshes, prices if self._shared is None else [rounded(p) for p in prices])
+        found = section.cheapest(meshes, prices if self._shared is None else [rounded(p) for p in prices])
+        self.refused = self.refused or section.refused
+        return found
 
     # units together
 
@@ -256,7 +266,7 @@ class Survey:
         def plan(k: int) -> Estimate | None:
             return self._whole(begins, k, spans[k], flights[k], split_backward=split_backward)
 
-        unlike = {(self.problem.like(begins, k), spans[k].shape): k for k in reversed(range(len(spans)))}.values()
+        unlike = {(self._like(begins, k, spans[k]), spans[k].shape): k for k in reversed(range(len(spans)))}.values()
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             first = dict(zip(unlike, pool.map(plan, unlike), strict=True))
         found = []
@@ -290,15 +300,20 @@ class Survey:
         """A stage of such units that was planned as a whole, holding so many micro-batches."""
         return self._known.get((tuple(self._kinds[first:stop]), shape, in_flight)) if self._known else None
 
+    def _like(self, begins: tuple[int, ...], index: int, span: Span) -> str:
+        """Stages of equal digest are planned alike; hints may tell equal ones apart."""
+        return self.problem.like(begins, index) + self._hints.mark(span.first, span.stop)
+
     def _planned_stage(self, begins: tuple[int, ...], index: int, span: Span, thrift: int) -> Estimate | None:
         """A stage planned on the meshes of its units; equal ones once."""
-        key = (self.problem.like(begins, index), span.shape, thrift)
+        key = (self._like(begins, index, span), span.shape, thrift)
         with self._counting:
             self.asked += 1
         if key not in self._stages:
             units = [self.unit(i, span.shape, thrift) for i in range(span.first, span.stop)]
             meshes = dict.fromkeys(e.plan.mesh_shape for e in units if e is not None)
-            shape = self.shapes[span.shape]
+            shape, asked = self.shapes[span.shape], self._hints.mesh(span.first, span.stop)
+            meshes = {asked: None} if asked is not None else meshes
             if key[:2] not in self._sections:
                 stage, part = self.problem.stage(begins, index), self.cluster.part(shape)
                 self._sections[key[:2]] = Section(self.problem, stage, (span.first, span.stop), part, self.options)
