@@ -30,12 +30,24 @@ class Plan(PlanFacts):
 
     @classmethod
     def of(cls, facts: PlanFacts, traced: Traced | None = None) -> Self:
-        """Facts as a plan; with the trace, layouts can be handed out as pytrees."""
+        """Facts as a plan.
+
+        Args:
+          facts: what was planned.
+          traced: the step; with it, layouts can be handed out as pytrees.
+        """
         values = {f.name: getattr(facts, f.name) for f in dataclasses.fields(PlanFacts)}
         return cls(**values, in_tree=traced.in_tree if traced is not None else None)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON; :func:`autopar.load_plan` reads it back."""
+        """Write the plan as JSON; :func:`autopar.load_plan` reads it back.
+
+        Args:
+          path: of the file.
+
+        Raises:
+          PlanError: it cannot be written.
+        """
         save(self, path)
 
     def show(self) -> None:
