@@ -42,10 +42,11 @@ PAGES = tuple(
     if path.name not in ("template.md", "CHANGELOG.md")
 )
 SHELL = ("sh", "bash", "shell", "console")
-ELSEWHERE = ("pip", "ray", "export", "git", "bash", ".venv/bin/autopar")  # commands of others, taken as they are
+ELSEWHERE = ("pip", "ray", "export", "bash", "head")  # commands of others, taken as they are
 NOTE = re.compile(r"<!--\s*(output|raises|not run|setup)\b:?\s*(.*?)\s*-->", re.DOTALL)
 COMMAND = re.compile(r"^\s*(?:\$ )?((?:JAX_\w+=\S+ )*(?:autopar|make|python)\b.*)$", re.MULTILINE)
 TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+VOLATILE = re.compile(r"(?<=built in )[\d.]+ \w+|(?<=solved in )[\d.]+ \w+")  # times of this machine
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -162,14 +163,16 @@ def run_commands(block: Block) -> str:
             known(block, command)
             if shell and command[0] == "autopar" and block.note[0] != "not run":
                 printed += run_autopar(block, command[1:])
+            elif shell and command[0] == "head":
+                printed = "".join(printed.splitlines(keepends=True)[: int(command[1].strip("-n"))])
     return printed
 
 
 def split_commands(line: str) -> list[list[str]]:
-    """The commands of a line, joined by ``&&``, without what is set in their environment."""
+    """The commands of a line, joined by ``&&`` or ``|``, without what is set in their environment."""
     found: list[list[str]] = [[]]
     for word in shlex.split(line.removeprefix("$ "), comments=True):
-        if word == "&&":
+        if word in ("&&", "|"):
             found.append([])
         elif found[-1] or not re.fullmatch(r"[A-Z_0-9]+=.*", word):
             found[-1].append(word)
@@ -230,7 +233,7 @@ def run_autopar(block: Block, words: list[str]) -> str:
             status = end.code or 0
     if (status != 0) != (block.note[0] == "raises"):
         raise BlockError(f"{block.place}: autopar {' '.join(words)}: exit status {status}\n{err.getvalue()[-2000:]}")
-    return out.getvalue() if status == 0 else err.getvalue()
+    return VOLATILE.sub("...", out.getvalue() if status == 0 else err.getvalue())
 
 
 def same(shown: str, printed: str) -> bool:

@@ -54,9 +54,14 @@ def refresh(page, wrong):
     """Write what was printed into the page."""
     lines = page.read_text().splitlines()
     for block, printed in reversed(wrong):
-        new = [piece for line in printed.rstrip().splitlines() for piece in textwrap.wrap(line, WIDTH) or [""]]
+        new = [piece for line in printed.rstrip().splitlines() for piece in wrapped(line.rstrip())]
         lines[block.line : block.line + block.text.count("\n")] = new
     page.write_text("\n".join(lines) + "\n")
+
+
+def wrapped(line):
+    """As it is, or where it is too long as several lines."""
+    return textwrap.wrap(line, WIDTH) if len(line) > WIDTH else [line]
 
 
 def getting_started(names, folder):
