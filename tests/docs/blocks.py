@@ -44,6 +44,7 @@ PAGES = tuple(
 SHELL = ("sh", "bash", "shell", "console")
 ELSEWHERE = ("pip", "ray", "export", "bash", "head")  # commands of others, taken as they are
 NOTE = re.compile(r"<!--\s*(output|raises|not run|setup)\b:?\s*(.*?)\s*-->", re.DOTALL)
+COMMANDS = tuple(typer.main.get_command(app).commands)
 COMMAND = re.compile(r"^\s*(?:\$ )?((?:JAX_\w+=\S+ )*(?:autopar|make|python)\b.*)$", re.MULTILINE)
 TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 VOLATILE = re.compile(r"(?<=built in )[\d.]+ \w+|(?<=solved in )[\d.]+ \w+")  # times of this machine

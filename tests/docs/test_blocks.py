@@ -1,16 +1,18 @@
 """Every block of README and docs runs or is parsed, and what pages show as printed is. `blocks.py` has the rules."""
 
 import re
+import shlex
 import textwrap
 from pathlib import Path
 
 import jax
 import pytest
 
+from autopar.cli import main
 from autopar.mesh import LINKS, Cluster
-from tests.docs.blocks import PAGES, ROOT, BlockError, blocks, run_page, same
+from tests.docs.blocks import COMMANDS, PAGES, ROOT, Block, BlockError, blocks, parse, run_page, same
 
-WIDTH = 100  # of output that a refresh writes
+WIDTH = 86  # of output that a refresh writes
 
 
 def name(page):
@@ -48,6 +50,17 @@ def test_page(page, tmp_path, monkeypatch, request):
     if check := CHECKS.get(name(page)):
         check(names, tmp_path)
     jax.clear_caches()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_help_are_commands(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = re.sub(r"\\\n\s*", "", capsys.readouterr().out.split("Arguments:")[0].split("Options:")[0])
+    examples = re.findall(r"^ +autopar (.*)$", text, re.MULTILINE)
+    assert examples
+    for example in examples:
+        parse(Block(ROOT / "README.md", 0, "sh", example), shlex.split(example))
 
 
 def refresh(page, wrong):
