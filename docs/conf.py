@@ -49,7 +49,7 @@ html_theme = "furo"
 html_title = "autopar"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
-html_copy_source = html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = html_domain_indices = False
 html_theme_options = {"navigation_with_keys": True}
 html_math_renderer = "mathml"
 pygments_style, pygments_dark_style = "friendly", "github-dark"
