@@ -18,9 +18,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "commands",
+    "docstrings",
     "formulas",
     "outside",
-    "properties",
     "public_names",
 ]
 exclude_patterns = ["adr/template.md", "_ext"]
