@@ -1,7 +1,7 @@
 """Fits autodoc and napoleon to docstrings of this house.
 
-- A colon in the first line of a property's docstring, or under Returns, is one of the sentence; napoleon would take what
-  stands before it for a type.
+- A colon in the first line of a property's docstring, or under Returns, is one of the sentence; napoleon would take
+  what stands before it for a type.
 - ``first_s, last_s: text`` among Attributes is of both names.
 - Signatures of dataclasses are names and defaults; types stand beside the attributes.
 - Fields of named tuples are told once, under Attributes.

@@ -76,15 +76,25 @@ class Block:
     @property
     def place(self) -> str:
         """``docs/pipelines.md:12``."""
-        return f"{self.page.relative_to(ROOT).as_posix()}:{self.line + 1}"
+        page = self.page.relative_to(ROOT).as_posix() if self.page.is_relative_to(ROOT) else self.page.name
+        return f"{page}:{self.line + 1}"
 
 
 def blocks(page: Path) -> list[Block]:
-    """The blocks of a page, setups among them, in order."""
+    """The blocks of a page, setups among them, in order.
+
+    Raises:
+      BlockError: a comment is none of those above.
+    """
     found: list[Block] = []
     note = ("", "")
     for token in MarkdownIt().parse(page.read_text()):
-        if token.type == "html_block" and (match := NOTE.search(token.content)):
+        if token.type == "html_block" and token.content.startswith("<!--"):
+            match = NOTE.search(token.content)
+            if match is None:
+                raise BlockError(
+                    f"{Block(page, token.map[0], '', '').place}: {token.content.strip()} says nothing here"
+                )
             note = (match[1], match[2])
             if note[0] == "setup":
                 line = token.map[0] + token.content[: match.start(2)].count("\n")
