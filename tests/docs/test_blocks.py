@@ -36,7 +36,7 @@ def pages():
             yield pytest.param(page, id=name(page), marks=[pytest.mark.ray] if ray else [])
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", list(pages()))
 def test_page(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -74,7 +74,7 @@ def refresh(page, wrong):
 
 def wrapped(line):
     """As it is, or where it is too long as several lines."""
-    return textwrap.wrap(line, WIDTH) if len(line) > WIDTH else [line]
+    return textwrap.wrap(line, WIDTH, break_on_hyphens=False) if len(line) > WIDTH else [line]
 
 
 def getting_started(names, folder):
