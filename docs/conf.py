@@ -9,6 +9,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
+from pygments.lexers.special import TextLexer  # noqa: E402
+from sphinx.highlighting import lexers  # noqa: E402
+
 import autopar  # noqa: E402
 
 project, release, author = "autopar", autopar.__version__, "The autopar authors"
@@ -35,6 +38,8 @@ myst_enable_extensions = ["dollarmath", "deflist", "html_image"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
+
+lexers["mermaid"] = TextLexer()  # drawn on GitHub, text here
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

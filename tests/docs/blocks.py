@@ -42,7 +42,7 @@ PAGES = tuple(
     if path.name not in ("template.md", "CHANGELOG.md")
 )
 SHELL = ("sh", "bash", "shell", "console")
-ELSEWHERE = ("pip", "ray", "export", "bash", "head")  # commands of others, taken as they are
+ELSEWHERE = ("pip", "ray", "export", "bash", "head", "echo", "dot")  # commands of others, taken as they are
 NOTE = re.compile(r"<!--\s*(output|raises|not run|setup)\b:?\s*(.*?)\s*-->", re.DOTALL)
 COMMANDS = tuple(typer.main.get_command(app).commands)
 COMMAND = re.compile(r"^\s*(?:\$ )?((?:JAX_\w+=\S+ )*(?:autopar|make|python)\b.*)$", re.MULTILINE)
@@ -180,11 +180,18 @@ def run_commands(block: Block) -> str:
 
 
 def split_commands(line: str) -> list[list[str]]:
-    """The commands of a line, joined by ``&&`` or ``|``, without what is set in their environment."""
+    """The commands of a line, joined by ``&&``, ``||`` or ``|``, without redirections and settings of environment.
+
+    >>> split_commands("A=1 autopar plan gpt && autopar show plan.json > page.txt || echo no  # comment")
+    [['autopar', 'plan', 'gpt'], ['autopar', 'show', 'plan.json'], ['echo', 'no']]
+    """
     found: list[list[str]] = [[]]
-    for word in shlex.split(line.removeprefix("$ "), comments=True):
-        if word in ("&&", "|"):
+    words = iter(shlex.split(line.strip().removeprefix("$ "), comments=True))
+    for word in words:
+        if word in ("&&", "||", "|"):
             found.append([])
+        elif word == ">":
+            next(words)
         elif found[-1] or not re.fullmatch(r"[A-Z_0-9]+=.*", word):
             found[-1].append(word)
     return [command for command in found if command]

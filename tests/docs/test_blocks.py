@@ -39,6 +39,7 @@ def pages():
 @pytest.mark.parametrize("page", list(pages()))
 def test_page(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     names = {"__name__": "__main__"}
     wrong = [(block, printed) for block, printed in run_page(page, names) if not same(block.text, printed)]
