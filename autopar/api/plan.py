@@ -97,6 +97,9 @@ def load_plan(path: str | os.PathLike[str], *, cluster: str | Cluster | None = N
       path: the file.
       cluster: if given, the plan must have been made for it.
 
+    Returns:
+      The plan. It knows paths of arguments, not the step: :func:`autopar.compile` takes both.
+
     Raises:
       PlanError: the file is missing, truncated, written by a newer autopar, or for another cluster.
     """
