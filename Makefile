@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,12 +28,16 @@ format: $(VENV)/.dev ## rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.dev ## build the documentation into site/; a broken link or an undocumented public name fails
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
+	@echo "site/index.html"
+
 bench: $(VENV)/.dev ## run every benchmark; one that fails does not stop the others
 	@code=0; for run in benchmarks/[!_]*.py "benchmarks/never_worse.py --compiled"; do \
 	  echo "== $$run"; $(BIN)/python $$run || code=1; done; exit $$code
 
 clean: ## forget the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # The stamps are older than pyproject.toml exactly when the installed dependencies may be out of date.
 $(BIN)/python:

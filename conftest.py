@@ -26,8 +26,9 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Processes that share the tests take whole files, whose fixtures and caches are made once; one has Ray alone."""
+    """Processes that share the tests take whole files, whose fixtures and caches are made once; one has all of Ray."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             file = item.path.relative_to(Path(__file__).parent).as_posix()
-            item.add_marker(pytest.mark.xdist_group("runtime" if file.startswith("tests/runtime/") else file))
+            with_ray = file.startswith("tests/runtime/") or item.get_closest_marker("ray")
+            item.add_marker(pytest.mark.xdist_group("runtime" if with_ray else file))

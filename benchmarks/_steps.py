@@ -15,7 +15,7 @@ import numpy as np
 
 from autopar.models import get
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples" / "frameworks"
 
 
 @dataclass(frozen=True)

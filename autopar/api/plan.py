@@ -48,7 +48,14 @@ class Plan(PlanFacts):
         return cls(**values, in_tree=traced.in_tree if traced is not None else None, traced=traced, options=options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON; :func:`autopar.load_plan` reads it back."""
+        """Write the plan as JSON; :func:`autopar.load_plan` reads it back.
+
+        Args:
+          path: of the file.
+
+        Raises:
+          PlanError: it cannot be written.
+        """
         save(self, path)
 
     def show(self) -> None:
@@ -251,6 +258,9 @@ def load_plan(path: str | os.PathLike[str], *, cluster: str | Cluster | None = N
     Args:
       path: the file.
       cluster: if given, the plan must have been made for it.
+
+    Returns:
+      The plan. It knows paths of arguments, not the step: :func:`autopar.compile` takes both.
 
     Raises:
       PlanError: the file is missing, truncated, written by a newer autopar, or for another cluster.

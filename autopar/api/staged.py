@@ -140,7 +140,15 @@ class StagedExecutable:
         return self._call(args, kwargs, timed=False)
 
     def timed(self, *args: Any, **kwargs: Any) -> Any:
-        """Run one step like a call, wait for it, and keep its measured timeline in ``timeline``."""
+        """Run one step like a call, wait for it, and keep its measured timeline in ``timeline``.
+
+        Args:
+          *args: the step's arguments.
+          **kwargs: its keyword arguments.
+
+        Returns:
+          What a call returns.
+        """
         return self._call(args, kwargs, timed=True)
 
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, timed: bool) -> Any:

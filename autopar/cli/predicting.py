@@ -67,7 +67,8 @@ def predict_command(
       autopar predict gpt:39b --cluster a100-80gb:64x8 --tensor 8 --pipeline 2 --data 32 --remat full
       autopar predict llama:8b --cluster h100:16x8 --data 128 --zero 3
       autopar predict gshard:600b --cluster tpu-v3:2048 --data 2048 --expert 2048 --remat full
-      autopar predict --set hidden=4096 --set layers=32 --set heads=32 --set sequence=2048 --set vocab=51200 --data 8
+      autopar predict --set hidden=4096 --set layers=32 --set heads=32 --set sequence=2048 --set vocab=51200 \\
+          --data 8 --global-batch 64
     """
     given = sizes_from(sizes or ())
     found = predict(

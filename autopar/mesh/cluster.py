@@ -93,6 +93,9 @@ class Cluster:
     def island_at(self, device: int) -> int:
         """The number of the island that has a device id.
 
+        Args:
+          device: the id, from 0 over all islands.
+
         Raises:
           ClusterError: no device has it.
         """
@@ -102,13 +105,21 @@ class Cluster:
         raise ClusterError(f"device {device} is not on cluster {self.name!r}, which has {self.devices}")
 
     def joint(self, first: int, second: int) -> Level:
-        """The link between two islands, by their numbers."""
+        """The link between two islands.
+
+        Args:
+          first: the number of one of them, from 0.
+          second: that of the other.
+        """
         pair = (min(first, second), max(first, second))
         found = next((joint for joint in self.joints if (joint.first, joint.second) == pair), None)
         return found.level(len(self.members)) if found else self.levels[0]
 
     def island(self, submesh: Submesh) -> Cluster:
         """The island on which a submesh lies.
+
+        Args:
+          submesh: one of :meth:`submeshes`.
 
         Raises:
           ClusterError: there is none of that number.
@@ -130,6 +141,9 @@ class Cluster:
         a second colon, and come first: ``h100:2x16x8:metro`` is two sites of 16 hosts of 8 devices. What ends in
         ``.toml`` is the path of a file, as for :meth:`load`. After ``@`` stands a profile, as for :meth:`with_profile`:
         ``cpu:8@profile.json``.
+
+        Args:
+          text: as above.
 
         Raises:
           ClusterError: the device is unknown, the counts are malformed or not positive, or a host cannot hold
@@ -168,13 +182,20 @@ class Cluster:
         return cls._of(read_cluster(path))
 
     def with_joints(self, joints: Sequence[Joint]) -> Cluster:
-        """The same islands, each pair joined by a link of its own."""
+        """The same islands, each pair joined by a link of its own.
+
+        Args:
+          joints: one for each pair.
+        """
         join = joining(joints, islands=len(self.members))
         alike = all((j.latency_s, j.bytes_per_s) == (join.latency_s, join.bytes_per_s) for j in joints)
         return replace(self, levels=(join,), joints=() if alike else tuple(joints))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a TOML file that :meth:`load` reads back.
+
+        Args:
+          path: of the file.
 
         Raises:
           ClusterError: it was calibrated.
@@ -254,7 +275,11 @@ class Cluster:
         return cls(f"uniform:{devices}", device, (level,))
 
     def with_memory(self, memory_bytes: float) -> Cluster:
-        """The same cluster with another memory capacity per device."""
+        """The same cluster with another memory capacity.
+
+        Args:
+          memory_bytes: of each device.
+        """
         members = tuple(island.with_memory(memory_bytes) for island in self.members)
         return replace(self, device=replace(self.device, memory_bytes=memory_bytes), members=members)
 
@@ -364,6 +389,9 @@ class Cluster:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cluster:
         """The inverse of :meth:`to_dict`.
+
+        Args:
+          data: what it returned.
 
         Raises:
           ClusterError: another version, or fields that are missing, unknown or of a wrong type.

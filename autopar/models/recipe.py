@@ -133,7 +133,7 @@ class Recipe:
     unused: Callable[[Pytree], int]
 
     def abstract(self) -> tuple[State, Batch]:
-        """The step's arguments as `jax.ShapeDtypeStruct`s: no array is made, whatever the size.
+        """The step's arguments as `jax.ShapeDtypeStruct`: no array is made, whatever the size.
 
         Example:
             >>> from autopar.models import get

@@ -123,7 +123,7 @@ class StageFacts:
 
     Attributes:
       plan: of the stage's own program, a loop over all micro-batches; its cluster is the stage's part of the cluster.
-      begin: where the stage begins, as a position among the forward ops (:func:`autopar.partition.forward_ops`).
+      begin: where the stage begins, as a position among the forward ops (``autopar.partition.forward_ops``).
       units: its units (layers), first and one past the last.
       devices: ids of its devices, first and one past the last.
       forward_s, backward_s: predicted seconds of one micro-batch.
@@ -134,7 +134,7 @@ class StageFacts:
         computed.
       sends_bytes: what it hands to later stages for one micro-batch, over all its devices: activations.
       returns_bytes: what it hands to earlier ones, likewise: their gradients.
-      remat: how each of its units is treated, one of :data:`autopar.ir.REMATS`; empty if all keep everything.
+      remat: how each of its units is treated, one of ``none``, ``attention``, ``full``; empty if all keep everything.
       waiting_bytes: of the step's batch on one device, what waits for its turn.
       again: collectives that run once more in the backward pass, for what it computes again; ``plan`` lists the others.
       pending: of the micro-batches in flight, how many wait for their weight program when most is held.
@@ -252,7 +252,7 @@ class PlanFacts:
       pipeline_bound_s: no cut into stages is faster, as far as the costs of units and submeshes tell; 0 without stages.
       other_pipelines: other cuts that were considered, best first.
       flops: FLOPs of the step's matrix products and convolutions on all devices together, by the dtype of what is
-        multiplied, each counted once however often it is computed (:func:`autopar.ir.product_flops`).
+        multiplied, each counted once however often it is computed (``autopar.ir.product_flops``).
       again_flops: FLOPs of those that run once more to save memory: by the user's ``jax.checkpoint``, or as planned.
       hints: what the user asked for of parts of the model, as :meth:`autopar.Hint.parse` reads it.
       hint_costs: what the plan would be without them: one by one where they are few, and all together.

@@ -41,7 +41,7 @@ def predict_step(
       model: its sizes, or a chain of blocks.
       cluster: of equal devices.
       asked: how the step is spread.
-      efficiency: the share of the data sheet's rates that is reached; None is the device's (:func:`fitted`).
+      efficiency: the share of the data sheet's rates that is reached; None is the device's (:data:`FITTED`).
 
     Raises:
       ClusterError: the degrees do not multiply to the cluster's devices.

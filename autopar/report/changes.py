@@ -82,6 +82,7 @@ def _asked(before: PlanFacts, after: PlanFacts) -> Iterator[Change]:
         one, other = (cluster.fingerprint[:12] for cluster in clusters)
         yield Change("asked", "numbers of the cluster", one, other)
     yield from _words("asked", "strategy", before.strategy, after.strategy)
+    yield from _words("asked", "hints", "; ".join(before.hints) or _NONE, "; ".join(after.hints) or _NONE)
     yield from _words("asked", "micro-batches", before.microbatches, after.microbatches)
     if before.per_microbatch != after.per_microbatch:
         said = {True: "over each micro-batch", False: "over the whole batch"}
@@ -209,8 +210,9 @@ def _rest(before: PlanFacts, after: PlanFacts, *, known: bool) -> Iterator[Chang
 def _differing(before: Any, after: Any, where: str = "") -> Iterator[str]:
     """Names of facts that differ, numbers up to rounding."""
     if dataclasses.is_dataclass(before) and dataclasses.is_dataclass(after):
-        for name in sorted({f.name for f in dataclasses.fields(before)} & {f.name for f in dataclasses.fields(after)}):
-            if name not in _NO_FACTS and name != "in_tree":
+        sides = ({f.name for f in dataclasses.fields(side) if f.compare} for side in (before, after))
+        for name in sorted(set.intersection(*sides)):
+            if name not in _NO_FACTS:
                 yield from _differing(getattr(before, name), getattr(after, name), f"{where}.{name}".lstrip("."))
     elif isinstance(before, float) and isinstance(after, (int, float)):
         if not math.isclose(before, after, rel_tol=_EQUAL):

@@ -21,7 +21,7 @@ _KINDS = (
 def check_schedule(schedule: Schedule) -> None:
     """Check that ``schedule`` does every task once, where the stage is, in an order that ends, in bounded memory.
 
-    The order is found legal by running the lists (:func:`~autopar.schedule.execution.executed`).
+    The order is found legal by running the lists (:func:`executed`).
 
     Raises:
       PlanError: a task is missing, there twice, outside the grid of stages and micro-batches, or on another worker than

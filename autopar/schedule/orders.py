@@ -48,7 +48,7 @@ def one_f_one_b(stages: int, microbatches: int) -> Schedule:
 def interleaved(stages: int, microbatches: int, workers: int) -> Schedule:
     """Interleaved 1F1B (Narayanan et al. 2021, section 2.2): several stages on a worker, for a shorter ramp.
 
-    Stage ``s`` is on worker ``s % workers``. Micro-batches go in rounds (:func:`rounds`); a worker runs a round through
+    Stage ``s`` is on worker ``s % workers``. Micro-batches go in rounds (``rounds``); a worker runs a round through
     its first stage, then through its second, and so on. Worker ``w`` starts with ``(chunks - 1) * round + 2 * (workers
     - 1 - w)`` forward passes, where ``round`` is the length of the longest round and ``chunks`` the number of stages on
     a worker; then forward and backward passes take turns. 1 in place of 2 would do if transfers took no time; 2, as in

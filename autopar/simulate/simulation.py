@@ -30,7 +30,7 @@ class Simulation:
       contention: messages wait for each other.
       peak_flops_per_s: of all devices together, in ``dtype``; 0 if the FLOPs are unknown.
       dtype: in which most of the arithmetic is done.
-      flops: of the model, per step (:func:`autopar.ir.product_flops`); 0 if unknown.
+      flops: of the model, per step (``autopar.ir.product_flops``); 0 if unknown.
       again_flops: FLOPs computed again to save memory.
       units: tokens per step, or whatever is counted; 0 if nothing is.
       unit: what they are called.

@@ -106,7 +106,11 @@ class SweepResult:
         return len({row.units for row in self.rows}) > 1
 
     def best(self, strategy: str | None = None) -> tuple[Row, ...]:
-        """For each cluster the fastest plan, of all strategies or of one; clusters without a plan are left out."""
+        """For each cluster the fastest plan; clusters without a plan are left out.
+
+        Args:
+          strategy: only plans of this one; None is all.
+        """
         found: dict[str, Row] = {}
         for row in self.rows:
             if row.status != PLANNED or strategy not in (None, row.strategy):
@@ -121,7 +125,11 @@ class SweepResult:
         return tuple(dict.fromkeys(row.strategy for row in self.rows))
 
     def efficiency(self, row: Row) -> float:
-        """Throughput per device, over that of the best plan on the smallest cluster that has one."""
+        """Throughput per device, over that of the best plan on the smallest cluster that has one.
+
+        Args:
+          row: one of ``rows`` that has a plan.
+        """
         first = min(self.best(), key=lambda r: r.devices)
         return (row.units_per_s / row.devices) / (first.units_per_s / first.devices)
 
@@ -144,6 +152,9 @@ class SweepResult:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``sweep.csv`` and ``sweep.json`` into a folder.
 
+        Args:
+          folder: where.
+
         Raises:
           OptionError: it is not there, or cannot be written to.
         """
@@ -152,7 +163,7 @@ class SweepResult:
 
 
 def read_result(path: str | os.PathLike[str]) -> SweepResult:
-    """Read what :meth:`SweepResult.save` wrote as ``sweep.json``.
+    """Read what :meth:`autopar.SweepResult.save` wrote as ``sweep.json``.
 
     Raises:
       OptionError: there is no such file, or it is something else.

@@ -65,7 +65,7 @@ def sweep(
 
     What plans have in common is worked out once: the trace, its units, and the plans of units on the shapes of submesh
     that clusters share. Where stages are planned, the prices of memory are rounded for that
-    (:mod:`autopar.planner.stages.sharing`), so a row may differ a little from what :func:`autopar.plan` finds.
+    (``autopar.planner.stages.sharing``), so a row may differ a little from what :func:`autopar.plan` finds.
 
     Args:
       fun: the step, written for one device; with ``scaled`` a function of the cluster that returns a :class:`Case`.

@@ -77,7 +77,7 @@ def test_2_what_would_two_stages_cost(mlp):
     assert len(found.after.stages) == 2 and found.after.step_s == pytest.approx(alone.step_s, **EXACT)
     assert found.longer_s == pytest.approx(alone.step_s - mlp.step_s, **EXACT)
     assert found.changed == {"stages": "2", "microbatches": "4", "mesh": "any"}
-    assert "waiting for other stages" in str(found) and "2-stage 1F1B pipeline" in str(found)
+    assert "waiting for other stages" in str(found) and "2-stage 1F1B, 4 micro-batches" in str(found)
 
 
 def test_3_which_link_is_the_bottleneck():

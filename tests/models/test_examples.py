@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "examples"
+FOLDER = Path(__file__).parents[2] / "examples" / "frameworks"
 FLAVOURS = ("plain", "linen", "nnx", "equinox")
 # Models in other people's style: statistics, dropout and static fields in the state.
 STYLES = ("mixer_linen", "unet_equinox")

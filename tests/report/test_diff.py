@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autopar.mesh import Cluster
-from autopar.plan import Certificate, MeshAxis, PlanFacts, RunnerUp, StageFacts, from_json, to_json
+from autopar.plan import Certificate, HintCost, MeshAxis, PlanFacts, RunnerUp, StageFacts, from_json, to_json
 from autopar.report import diff, diff_text
 from tests.report.plans import collective, decoder, layer, leaf, pipeline, trained
 
@@ -73,6 +73,8 @@ OTHERS = {
     "mesh": (MeshAxis("x", 4), MeshAxis("y", 2)),
     "stages": pipeline().stages[:1],
     "warnings": ("careful",),
+    "hints": ("wte: whole",),
+    "hint_costs": (HintCost(("wte: whole",), 1.0, 1, 1),),
 }
 
 

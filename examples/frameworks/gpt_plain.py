@@ -1,4 +1,4 @@
-"""A small GPT in plain JAX, parallelised: `python examples/gpt_plain.py`."""
+"""A small GPT in plain JAX, parallelised: `python examples/frameworks/gpt_plain.py`."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A small U-Net that removes noise, in Equinox with batch norm, parallelised: `python examples/unet_equinox.py`.
+"""A small U-Net that removes noise, in Equinox with batch norm: `python examples/frameworks/unet_equinox.py`.
 
 The style of Equinox's documentation: static fields, filtered transformations, running statistics in an `eqx.nn.State`.
 """

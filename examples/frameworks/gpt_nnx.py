@@ -1,4 +1,4 @@
-"""A small GPT in Flax NNX, parallelised: `python examples/gpt_nnx.py`."""
+"""A small GPT in Flax NNX, parallelised: `python examples/frameworks/gpt_nnx.py`."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""An MLP-Mixer that classifies images, in Flax Linen, parallelised: `python examples/mixer_linen.py`.
+"""An MLP-Mixer that classifies images, in Flax Linen, parallelised: `python examples/frameworks/mixer_linen.py`.
 
 The style of Flax's ImageNet example: a `TrainState` of one's own, which also holds running statistics and the key that
 dropout draws from.

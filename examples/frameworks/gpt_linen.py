@@ -1,4 +1,4 @@
-"""A small GPT in Flax Linen, parallelised: `python examples/gpt_linen.py`."""
+"""A small GPT in Flax Linen, parallelised: `python examples/frameworks/gpt_linen.py`."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""A small GPT in Equinox, parallelised: `python examples/gpt_equinox.py`."""
+"""A small GPT in Equinox, parallelised: `python examples/frameworks/gpt_equinox.py`."""
 
 import equinox as eqx
 import jax
