@@ -34,11 +34,19 @@ class Explanation(ExplanationFacts):
 
     @classmethod
     def of(cls, facts: ExplanationFacts) -> Self:
-        """Facts as an explanation."""
+        """Facts as an explanation.
+
+        Args:
+          facts: what was found.
+        """
         return cls(**{f.name: getattr(facts, f.name) for f in dataclasses.fields(ExplanationFacts)})
 
     def show(self, console: Console | None = None) -> None:
-        """Print the page."""
+        """Print the page.
+
+        Args:
+          console: where to; by default standard output.
+        """
         print_page(explanation_page(self), console or Console(highlight=False))
 
     def to_json(self) -> str:
@@ -59,7 +67,11 @@ class WhatIf(WhatIfFacts):
         return self.after.step_s - self.before.step_s if self.after is not None else math.inf
 
     def show(self, console: Console | None = None) -> None:
-        """Print the page."""
+        """Print the page.
+
+        Args:
+          console: where to; by default standard output.
+        """
         print_page(what_if_page(self), console or Console(highlight=False))
 
     def to_json(self) -> str:

@@ -108,12 +108,20 @@ class Hint:
 
     @staticmethod
     def stage(part: str) -> Hint:
-        """A stage of the pipeline begins where a part of the model begins."""
+        """A stage of the pipeline begins where a part of the model begins.
+
+        Args:
+          part: its name, in any spelling.
+        """
         return _checked(Hint("stage", part))
 
     @staticmethod
     def mesh(part: str, shape: Sequence[int]) -> Hint:
         """The stage that holds a part of the model has a mesh of this shape.
+
+        Args:
+          part: its name, in any spelling.
+          shape: devices along each axis.
 
         Raises:
           OptionError: the shape is not made of positive whole numbers.
@@ -123,6 +131,9 @@ class Hint:
     @classmethod
     def parse(cls, text: str) -> Hint:
         """The hint that a text stands for; ``str`` is the inverse.
+
+        Args:
+          text: the part of the model, a colon, and what is asked of it.
 
         >>> Hint.parse("moe: require expert over y")
         Hint(kind='require', part='moe', words='expert', over=('y',))
@@ -143,6 +154,10 @@ class Hint:
     @staticmethod
     def of(part: str, what: str) -> Hint:
         """A hint from its two sides.
+
+        Args:
+          part: of the model, by its name.
+          what: is asked of it.
 
         >>> Hint.of("layers[12]", "stage")
         Hint(kind='stage', part='layers[12]', words='', over=())

@@ -30,7 +30,7 @@ class Options:
         they would fit.
       hints: what the planner should know of parts of the model: texts such as ``"attn: forbid tensor"``, made by
         :class:`Hint`, or a mapping from patterns to what to do there, such as ``{"wte": "whole", "w1": "S0,R"}``; see
-        :mod:`autopar.planner.hints`. Kept as a tuple of :class:`Hint`.
+        ``docs/hints.md``. Kept as a tuple of :class:`Hint`.
       hint_costs: plan again without the hints, to say what they cost: each alone, if there are few of them.
       divide_work: forbid repeating a matrix product or convolution on several devices where it can be divided.
       solver: ``highs`` or ``cbc``.

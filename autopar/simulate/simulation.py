@@ -143,6 +143,9 @@ class Simulation:
     def perfetto_text(self, measured: Sequence[Measured] = ()) -> str:
         """What :meth:`to_perfetto` writes.
 
+        Args:
+          measured: spans of a step that ran, which are put beside the predicted ones.
+
         Raises:
           OptionError: the spans are of another plan.
         """

@@ -1,7 +1,6 @@
 """Every block of README and docs runs or is parsed, and what pages show as printed is. `blocks.py` has the rules."""
 
 import re
-import shlex
 import textwrap
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from autopar.cli import main
 from autopar.mesh import LINKS, Cluster
-from tests.docs.blocks import COMMANDS, PAGES, ROOT, Block, BlockError, blocks, parse, run_page, same
+from tests.docs.blocks import COMMANDS, PAGES, ROOT, Block, BlockError, blocks, parse, run_page, same, split_commands
 
 WIDTH = 86  # of output that a refresh writes
 
@@ -61,7 +60,9 @@ def test_the_examples_of_help_are_commands(command, capsys):
     examples = re.findall(r"^ +autopar (.*)$", text, re.MULTILINE)
     assert examples
     for example in examples:
-        parse(Block(ROOT / "README.md", 0, "sh", example), shlex.split(example))
+        for program, *words in split_commands(f"autopar {example}"):
+            if program == "autopar":
+                parse(Block(ROOT / "README.md", 0, "sh", example), words)
 
 
 def refresh(page, wrong):

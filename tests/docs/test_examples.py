@@ -11,10 +11,10 @@ from tests.docs.blocks import ROOT
 FOLDER = ROOT / "examples"
 SAID = {
     "01_shard_a_step": r"step 50: loss 0\.00\d+\nw1 lies as P\(.*'.*\n.*compiled as planned: True",
-    "02_read_a_plan": r"mesh x=2 y=8: .*\nstep +\d+ ms.*\n(.*\n)*saved; loads as the same plan: True",
+    "02_read_a_plan": r"data parallel 2 across hosts .*\nstep +\d+ ms.*\n(.*\n)*saved; loads as the same plan: True",
     "03_pipeline": r"(units \d+-\d+ on devices .*\n){4}bubble: \d+%(.*\n)*step 20: loss 0\.\d+",
-    "04_mixture_of_experts": r"auto +\d.*expert parallel over x with all-to-all\ndata +\d.*: mesh x=8: data parallel",
-    "05_own_cluster": r"10 Gbit/s .* ms a step\n +mesh .*\n400 Gbit/s .* ms a step\n +mesh ",
+    "04_mixture_of_experts": r"auto +\d.*expert parallel 8 \(x; all-to-all\)\ndata +\d.*: data parallel 8 \(x\)",
+    "05_own_cluster": r"10 Gbit/s .* ms a step\n +data .*\n400 Gbit/s .* a step\n +data .*tensor parallel 4 ",
     "06_sweep": r"h100:1 +auto .* efficiency 100%\n(.*\n)*h100:8 +data .* efficiency \d\d%",
     "07_hints": r"free .*\nhinted .*\nthe hint costs \+\d+\.\d% time",
     "08_custom_rule": r"without: normalised at 08_custom_rule.py:\d+ .*\nwith: 0 warnings.*\nand the numbers",
