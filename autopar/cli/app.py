@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -252,5 +253,15 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="autopar")
     except AutoparError as error:
-        Console(stderr=True, highlight=False).print(Text(f"error: {error}", style="red"))
+        _complain(f"error: {error}")
         sys.exit(2)
+
+
+def _complain(message: str) -> None:
+    """Print on standard error in lines of the terminal's width; a path that is longer stays in one piece."""
+    console = Console(stderr=True, highlight=False)
+    lines = (
+        textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+        for line in message.splitlines()
+    )
+    console.print(Text("\n".join(lines), style="red"), soft_wrap=True)

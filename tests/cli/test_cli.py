@@ -231,7 +231,9 @@ def test_a_plan_of_another_model_is_refused(capsys, saved):
 
 
 def test_a_truncated_plan_is_refused(capsys, saved, tmp_path):
-    cut = tmp_path / "cut.json"
+    cut = tmp_path / ("long" * 20) / "cut.json"
+    cut.parent.mkdir()
     cut.write_text(saved.read_text()[:100])
     status, _, err = run(capsys, "show", str(cut))
-    assert status == 2 and "cut.json" in one_message(err)
+    assert status == 2 and f"\n{cut} " in err  # in one piece
+    assert "not a complete plan file" in one_message(err)
