@@ -235,5 +235,5 @@ def test_a_truncated_plan_is_refused(capsys, saved, tmp_path):
     cut.parent.mkdir()
     cut.write_text(saved.read_text()[:100])
     status, _, err = run(capsys, "show", str(cut))
-    assert status == 2 and f"\n{cut} " in err  # in one piece
+    assert status == 2 and str(cut) in err  # in one piece
     assert "not a complete plan file" in one_message(err)
