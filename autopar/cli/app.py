@@ -253,15 +253,17 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="autopar")
     except AutoparError as error:
-        _complain(f"error: {error}")
+        _complain(str(error))
         sys.exit(2)
 
 
 def _complain(message: str) -> None:
-    """Print on standard error in lines of the terminal's width; a path that is longer stays in one piece."""
+    """Print an error in lines of the terminal's width; a path that is longer stays in one piece."""
     console = Console(stderr=True, highlight=False)
-    lines = (
-        textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
-        for line in message.splitlines()
-    )
+    lines = [
+        textwrap.fill(
+            line, console.width, initial_indent="" if k else "error: ", break_long_words=False, break_on_hyphens=False
+        )
+        for k, line in enumerate(message.splitlines())
+    ]
     console.print(Text("\n".join(lines), style="red"), soft_wrap=True)

@@ -33,7 +33,7 @@ def saved(tmp_path_factory):
 
 def one_message(text):
     """The words of an error, which a narrow terminal may have broken over lines."""
-    assert text.startswith("error:") and "Traceback" not in text
+    assert text.startswith("error: ") and "Traceback" not in text
     return " ".join(text.split())
 
 
