@@ -16,11 +16,11 @@ from autopar.report.words import (
     axis_uses,
     by_kind,
     is_gathered,
-    layout_text,
     local_nbytes,
     parameter_of,
 )
 from autopar.sharding.layout import dims
+from autopar.sharding.words import layout_text
 
 SAME = "same"
 

@@ -16,7 +16,6 @@ from autopar.report.parts import head
 from autopar.report.paths import Keys, keys, shared_prefix
 from autopar.report.places import axes_place, level_names
 from autopar.sharding.layout import local_size
-from autopar.sharding.words import layout_text  # noqa: F401 (one of the words of pages)
 
 _SOME, _ALL = 0.1, 0.9  # shares of bytes below which a thing is not said, and above which it is said plainly
 _UNLIKE = 3  # ways of stages that a sentence says

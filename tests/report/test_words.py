@@ -7,7 +7,8 @@ from autopar.plan import MeshAxis
 from autopar.report import sentence
 from autopar.report.paths import dotted, keys, merged, repeated, shared_prefix
 from autopar.report.places import axes_place, level_names
-from autopar.report.words import axis_uses, layout_text, parameter_of
+from autopar.report.words import axis_uses, parameter_of
+from autopar.sharding.words import layout_text
 from tests.report.plans import PARAMS, WHOLE, collective, decoder, leaf, stacked, trained
 
 GATHERED = collective("all-gather", "x", 64 * 256 * 4, "S0->R")
