@@ -126,7 +126,12 @@ def plan_format(names, folder):
     assert (folder / "newer.json").exists() and names["autopar"].load_plan("plan.json") == names["plan"]
 
 
+def reading_a_plan(names, folder):
+    assert (folder / "plan.html").read_text().startswith("<!doctype html>")
+
+
 CHECKS = {
+    "docs/reading-a-plan.md": reading_a_plan,
     "docs/plan-format.md": plan_format,
     "docs/getting-started.md": getting_started,
     "docs/simulation.md": simulation,

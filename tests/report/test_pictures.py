@@ -1,7 +1,6 @@
 """The pictures in the documentation are those of the pages as they are now."""
 
 import importlib.util
-import re
 from pathlib import Path
 
 import pytest
@@ -35,10 +34,3 @@ def test_pictures_are_small_and_shown(pictures):
     for name in pictures.PICTURES:
         assert pictures.picture(name).stat().st_size < 400_000
         assert f"images/report-{name}.png" in page
-
-
-def test_the_code_of_the_guide_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", (PLACE.parent / "reading-a-plan.md").read_text(), re.DOTALL)
-    exec(compile(block, "reading-a-plan.md", "exec"), {})
-    assert (tmp_path / "plan.html").read_text().startswith("<!doctype html>") and "cpu:8" in capsys.readouterr().out
