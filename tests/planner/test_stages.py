@@ -46,6 +46,13 @@ def test_auto_takes_the_fastest_schedule(staged):
     assert found.step_s == min(named.values()) and found.schedule == min(named, key=named.get)
 
 
+@pytest.mark.parametrize("cluster", [SLOW, Cluster.parse("v100-16gb:2x4")], ids=["one level", "two hosts"])
+def test_no_plan_of_equal_stages_is_faster(staged, cluster):
+    found = planned(staged, cluster, max_stages=8)
+    equal = {n: planned(staged, cluster, stages=n).step_s for n in (1, 2, 4, 8)}
+    assert all(found.step_s <= step_s * (1 + 1e-9) for step_s in equal.values()), (found.step_s, equal)
+
+
 def test_a_mesh_is_that_of_every_stage(staged):
     found = planned(staged, max_stages=8, mesh=(2,))
     assert {s.plan.mesh_shape for s in found.stages} == {(2,)} and len(found.stages) > 1
